@@ -1,0 +1,178 @@
+"""The MPC agent: encode, plan from a warm start, act, remember."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpc import BoxActions, Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget, shift
+from mpc.warm_start import fill, known_rows
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """How plans are turned into actions."""
+
+    replan_every: int = 1  # control steps for which a plan is executed
+    exploration: float = 0.3  # std of exploration noise for planners that have no spread
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if self.replan_every < 1:
+            raise ValueError(f"replan_every must be at least 1, got {self.replan_every}")
+        if self.exploration < 0:
+            raise ValueError(f"exploration must be at least 0, got {self.exploration}")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the agent carries from one control step to the next, for B environments."""
+
+    rng: torch.Generator
+    warm_start: WarmStart | None = None  # of the last plan, not yet shifted
+    age: int = 0  # control steps of that plan that have been executed
+    plan: Plan | None = None  # the last plan, None after a resume
+    seconds: float = 0.0  # how long the last decision took
+    fallbacks: int = 0  # rows of plans, so far, that were not finite and not executed
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the last plan as tensors, for a checkpoint."""
+        tensors = {
+            "rng": self.rng.get_state(),
+            "counts": torch.tensor([self.age, self.fallbacks]),
+        }
+        if self.warm_start is not None:
+            for name in ("actions", "states", "std", "known"):
+                value = getattr(self.warm_start, name)
+                if value is not None:
+                    tensors[f"warm_start.{name}"] = value
+        return tensors
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Memory:
+        """The memory that `state` described."""
+        rng = torch.Generator(device=device)
+        rng.set_state(tensors["rng"].cpu())
+        prefix = "warm_start."
+        warm: dict[str, Any] = {
+            name.removeprefix(prefix): x.to(device)
+            for name, x in tensors.items()
+            if name.startswith(prefix)
+        }
+        age, fallbacks = tensors["counts"].tolist()
+        return cls(rng, WarmStart(**warm) if warm else None, age, fallbacks=fallbacks)
+
+
+class MPCAgent:
+    """Wraps a planner around a world model; replans as it goes, with explicit memory."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner[Any],
+        objective: Objective,
+        discount: float,
+        config: AgentConfig | None = None,
+    ) -> None:
+        self.model, self.planner, self.objective = model, planner, objective
+        self.discount, self.config = discount, config or AgentConfig()
+        self._actions = BoxActions(model.action_dim)
+        if self.config.replan_every > planner.config.horizon:
+            raise ValueError(
+                f"replan_every must be at most the horizon {planner.config.horizon}, "
+                f"got {self.config.replan_every}"
+            )
+
+    def start(self, seed: int, device: torch.device | str = "cpu") -> Memory:
+        """An empty memory with its own random numbers."""
+        return Memory(torch.Generator(device=device).manual_seed(seed))
+
+    @torch.no_grad()
+    def act(
+        self, obs: NDArray[np.float32], memory: Memory, explore: bool = False
+    ) -> tuple[NDArray[np.float32], Memory]:
+        """Actions (B, A) in [-1, 1] for observations (B, O), and the memory for the next step.
+
+        Replans every `replan_every` control steps, and at once when a row has been forgotten.
+        With `explore`, adds normal noise: the spread of the planner, else `exploration`.
+        """
+        started = time.perf_counter()
+        observed = torch.as_tensor(obs, device=memory.rng.device)
+        warm = memory.warm_start
+        due = (
+            warm is None
+            or memory.age >= self.config.replan_every
+            or (warm.known is not None and not bool(warm.known.all()))
+        )
+        if due:
+            memory = self._replan(self.model.encode(observed), memory)
+        warm, age = memory.warm_start, memory.age
+        assert warm is not None
+        action = warm.actions[:, age]
+        if explore:
+            noise = torch.randn(action.shape, generator=memory.rng, device=action.device)
+            std = self.config.exploration if warm.std is None else warm.std[:, age]
+            action = self._actions.project(action + std * noise)
+        result = action.to("cpu", torch.float32).numpy()
+        seconds = time.perf_counter() - started
+        return result, replace(memory, age=age + 1, seconds=seconds)
+
+    def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:
+        """Drop the plans of rows whose episode ended, `done` (B,); the others stay warm."""
+        if memory.warm_start is None:
+            return memory
+        rows = torch.as_tensor(done, device=memory.rng.device)
+        return replace(memory, warm_start=forget(memory.warm_start, rows))
+
+    def _replan(self, state: Tensor, memory: Memory) -> Memory:
+        previous = memory.warm_start
+        warm = None if previous is None else shift(previous, memory.age)
+        problem = Problem(
+            self.model,
+            self.objective,
+            state,
+            self.planner.config.horizon,
+            self._actions,
+            self.discount,
+        )
+        plan = self.planner.plan(problem, warm, memory.rng)
+        finite = plan.actions.isfinite().flatten(1).all(1) & plan.cost.isfinite()
+        after = plan.warm_start
+        if not bool(finite.all()):
+            after = self._fall_back(problem, warm, after, finite)
+        fallbacks = memory.fallbacks + int((~finite).sum())
+        return replace(memory, warm_start=after, age=0, plan=plan, fallbacks=fallbacks)
+
+    def _fall_back(
+        self, problem: Problem, warm: WarmStart | None, after: WarmStart, finite: Tensor
+    ) -> WarmStart:
+        """Replace rows that are not finite: shifted previous plan, else policy prior, else zeros.
+
+        Such rows are not known to the next plan, which starts cold for them.
+        """
+        action = torch.zeros_like(after.actions[:, 0])
+        if problem.model.supports("policy"):
+            action = problem.model.policy(problem.state).nan_to_num(nan=0.0)
+        safe = action.unsqueeze(1).expand_as(after.actions)
+        if warm is not None:
+            known = known_rows(warm, problem.batch, finite.device)
+            usable = known & warm.actions.isfinite().flatten(1).all(1)
+            safe = fill(usable, warm.actions, safe)
+
+        def mend(x: Tensor | None) -> Tensor | None:
+            return None if x is None else fill(finite, x, torch.zeros_like(x))
+
+        return replace(
+            after,
+            actions=fill(finite, after.actions, safe),
+            states=mend(after.states),
+            std=mend(after.std),
+            known=finite,
+        )

@@ -1,0 +1,1 @@
+"""YAML configurations and published reference figures, shipped as package data."""

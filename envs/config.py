@@ -1,0 +1,38 @@
+"""What a person chooses about an environment, and what the agent needs to know of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment to make, and how it is stepped.
+
+    Raises ValueError, in one line, for an empty name or a count below one.
+    """
+
+    name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task> or gym/<Gymnasium id>
+    action_repeat: int | None = None  # env frames per control step; None: usual for the suite
+    episode_frames: int | None = None  # time limit in env frames; None: the environment's own
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("env.name must not be empty; telic list envs shows the choices")
+        for key in ("action_repeat", "episode_frames"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"env.{key} must be at least 1 or null, got {value}")
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Sizes, timing and labels of an environment; plain values, so that JSON can carry it."""
+
+    name: str  # the full name, short names spelled out
+    obs_dim: int  # O
+    action_dim: int  # A
+    action_repeat: int  # env frames per control step
+    control_period: float  # seconds of simulated time between two control steps
+    episode_steps: int | None  # time limit in control steps; None: there is none
+    action_low: tuple[float, ...]  # native bounds, (A,); the agent always sees [-1, 1]
+    action_high: tuple[float, ...]
+    obs_names: tuple[str, ...] | None = None  # (O,) labels such as "velocity[1]"

@@ -1,0 +1,57 @@
+"""Gymnasium's own registry, `gym/<id>`, third-party packages that register there included."""
+
+import gymnasium
+
+from envs.config import EnvConfig
+from envs.registry import Suite, unknown_environment
+from envs.rendering import RenderingUnavailable, select_gl_backend
+
+# Gymnasium's registry says nothing about spaces; these of its own are left out of the list because
+# their actions are discrete, they give pictures, or they are bridges that need arguments.
+NOT_LISTED = {
+    *("CartPole", "MountainCar", "Acrobot", "LunarLander", "CarRacing"),
+    *("Blackjack", "FrozenLake", "FrozenLake8x8", "CliffWalking", "CliffWalkingSlippery", "Taxi"),
+    *("GymV21Environment", "GymV26Environment"),
+}
+
+
+def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
+    """Make the Gymnasium id `task`, truncated after `config.episode_frames` or its own limit.
+
+    Raises ValueError, in one line, for unknown ids and for packages that are not installed.
+    """
+    # "module:Id" imports a module that registers the id, as it does in gymnasium.make.
+    if task not in gymnasium.registry and ":" not in task:
+        raise unknown_environment(f"gym/{task}")
+    known = gymnasium.registry.get(task)
+    if render and known is not None and "mujoco" in str(known.entry_point):
+        select_gl_backend()  # before mujoco is imported, which fails if MUJOCO_GL is unusable
+    options = {"render_mode": "rgb_array"} if render else {}
+    try:
+        env = gymnasium.make(task, config.episode_frames, disable_env_checker=True, **options)
+    except ModuleNotFoundError as error:
+        need = f"the Python package {error.name!r}, which is not installed"
+        raise ValueError(f"environment 'gym/{task}' needs {need}") from error
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"environment 'gym/{task}' cannot be made: {reason}") from error
+    if render and env.render_mode != "rgb_array":
+        raise RenderingUnavailable(f"cannot render: gym/{task} draws no rgb_array pictures")
+    if render and hasattr(env.unwrapped, "mujoco_renderer"):
+        select_gl_backend()  # of other packages, before it draws
+    return env
+
+
+def tasks() -> list[str]:
+    """Return the newest version of each registered id that may have Box spaces; imports nothing."""
+    newest: dict[tuple[str | None, str], gymnasium.envs.registration.EnvSpec] = {}
+    for spec in gymnasium.registry.values():
+        key = (spec.namespace, spec.name)
+        if spec.name not in NOT_LISTED and (spec.version or 0) >= (
+            newest[key].version or 0 if key in newest else 0
+        ):
+            newest[key] = spec
+    return [spec.id for spec in newest.values()]
+
+
+SUITE = Suite(load=load, tasks=tasks)

@@ -1,0 +1,87 @@
+"""`make_env`, the order of the wrappers, and the spec of what came out."""
+
+import math
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.config import EnvConfig, EnvSpec
+from envs.registry import Suite, find_suite
+from envs.rendering import RenderingUnavailable
+from envs.spaces import check_spaces, observation_labels
+from envs.wrappers import Described, RepeatAction, UnitAction, flatten_observation
+
+
+def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
+    """Make the environment that the agent sees: Box(-inf, inf, (O,)), Box(-1, 1, (A,)), float32.
+
+    One step is one control step. With `render`, `env.render()` returns (height, width, 3) uint8.
+    Raises ValueError, in one line, for names, options or spaces that cannot be used, and
+    RenderingUnavailable if `render` is asked for and no picture can be made.
+    """
+    if isinstance(config, str):
+        config = EnvConfig(name=config)
+    suite, task = find_suite(config.name)
+    env = suite.load(suite.canonical(task), config, render)
+    check_spaces(config.name, env)
+    spec = _describe(env, config, suite)
+    env = RepeatAction(env, spec.action_repeat)
+    env = UnitAction(env)
+    env = flatten_observation(env)
+    env = Described(env, spec)
+    if render:
+        _draw_once(env)
+    return env
+
+
+def spec_of(env: gymnasium.Env) -> EnvSpec:
+    """Return the spec of an environment that `make_env` made, through any further wrappers.
+
+    Raises ValueError for other environments.
+    """
+    if not env.has_wrapper_attr("telic_spec"):
+        raise ValueError(f"{env} was not made by make_env, so it has no EnvSpec")
+    spec: EnvSpec = env.get_wrapper_attr("telic_spec")
+    return spec
+
+
+def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
+    prefix, _, task = config.name.partition("/")
+    actions = env.action_space
+    assert isinstance(actions, spaces.Box)
+    repeat = config.action_repeat or suite.action_repeat
+    frames = env.spec.max_episode_steps if env.spec else config.episode_frames
+    labels = getattr(env.unwrapped, "obs_names", None) or observation_labels(env.observation_space)
+    return EnvSpec(
+        name=f"{prefix}/{suite.canonical(task)}",
+        obs_dim=len(labels),
+        action_dim=math.prod(actions.shape),
+        action_repeat=repeat,
+        control_period=_frame_seconds(env) * repeat,
+        episode_steps=math.ceil(frames / repeat) if frames else None,
+        action_low=tuple(actions.low.ravel().tolist()),
+        action_high=tuple(actions.high.ravel().tolist()),
+        obs_names=labels,
+    )
+
+
+def _frame_seconds(env: gymnasium.Env) -> float:
+    """Simulated seconds per env frame: the environment's `dt`, else its frame rate, else 1/30."""
+    dt = getattr(env.unwrapped, "dt", None)
+    if isinstance(dt, int | float) and dt > 0:
+        return float(dt)
+    return 1.0 / (env.metadata.get("render_fps") or 30)
+
+
+def _draw_once(env: gymnasium.Env) -> None:
+    """Find out now, and not in the middle of a run, whether pictures can be made."""
+    env.reset()
+    try:
+        picture = env.render()
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        env.close()
+        raise RenderingUnavailable(f"cannot render: {' '.join(str(error).split())}") from error
+    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8):
+        env.close()
+        raise RenderingUnavailable(f"cannot render: {env} gave no (H, W, 3) uint8 picture")

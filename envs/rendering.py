@@ -1,0 +1,51 @@
+"""Headless rendering: which OpenGL backend MuJoCo gets, or one clear line that there is none."""
+
+import functools
+import os
+import subprocess
+import sys
+
+INSTALL_HINT = "install libegl1 or libosmesa6 (apt-get install libegl1 libgl1-mesa-dri)"
+
+# A broken driver can kill the process that tries it, so it is tried in one that may die.
+PROBE = """
+import mujoco
+context = mujoco.GLContext(16, 16)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 150)
+"""
+
+
+class RenderingUnavailable(RuntimeError):
+    """No picture can be made on this machine; the message is one line and says what to install."""
+
+
+@functools.cache
+def gl_backend_works(backend: str) -> bool:
+    """Say whether MuJoCo can draw with this MUJOCO_GL setting; costs about a second, once."""
+    command = [sys.executable, "-c", PROBE]
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    try:
+        probe = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+def select_gl_backend() -> str:
+    """Set MUJOCO_GL to EGL, else OSMesa, whichever draws here, and return it.
+
+    A setting that the user made is kept. Raises RenderingUnavailable if nothing works.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen:
+        if not gl_backend_works(chosen):
+            raise RenderingUnavailable(
+                f"cannot render: MUJOCO_GL={chosen} does not work here; unset it or {INSTALL_HINT}"
+            )
+        return chosen
+    for backend in ("egl", "osmesa"):
+        if gl_backend_works(backend):
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    raise RenderingUnavailable(f"cannot render: neither EGL nor OSMesa works; {INSTALL_HINT}")

@@ -1,0 +1,94 @@
+"""What stands between a native environment and the agent, innermost first."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
+
+from envs.config import EnvSpec
+
+
+class RepeatAction(gymnasium.Wrapper):
+    """One control step of `repeat` env frames: rewards are summed, the last observation is kept.
+
+    Stops early when the episode ends; `info["frames"]` counts the env frames that were run.
+    """
+
+    def __init__(self, env: gymnasium.Env, repeat: int):
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Apply a native action for up to `repeat` env frames."""
+        total, frames, over = 0.0, 0, False
+        while frames < self._repeat and not over:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            frames += 1
+            over = terminated or truncated
+        return obs, total, bool(terminated), bool(truncated), {**info, "frames": frames}
+
+
+class UnitAction(gymnasium.ActionWrapper):
+    """Actions (A,) in [-1, 1], clipped to it, stretched linearly to the native bounds.
+
+    Gymnasium's RescaleAction neither clips nor gives float32 actions.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        native = env.action_space
+        assert isinstance(native, spaces.Box)
+        self._native = native
+        self._low = native.low.ravel().astype(np.float64)
+        self._high = native.high.ravel().astype(np.float64)
+        self._centre = (self._high + self._low) / 2
+        self._half = (self._high - self._low) / 2
+        self.action_space = spaces.Box(-1.0, 1.0, self._centre.shape, np.float32)
+
+    def action(self, action: Any) -> np.ndarray:
+        """Return the native action; ValueError if `action` is not finite or not of shape (A,)."""
+        unit = np.asarray(action, dtype=np.float64)
+        if unit.shape != self._centre.shape:
+            raise ValueError(f"action: expected shape {self._centre.shape}, got {unit.shape}")
+        if not np.isfinite(unit).all():
+            raise ValueError(f"action is not finite: {unit}")
+        stretched = self._centre + self._half * unit
+        inside = np.minimum(np.maximum(stretched, self._low), self._high)
+        return inside.reshape(self._native.shape).astype(self._native.dtype)
+
+
+class Described(gymnasium.Wrapper):
+    """The outermost layer: carries the `EnvSpec`, and the frame rate that a video should have."""
+
+    def __init__(self, env: gymnasium.Env, telic_spec: EnvSpec):
+        super().__init__(env)
+        self.telic_spec = telic_spec
+        self.metadata = {**env.metadata, "render_fps": round(1 / telic_spec.control_period)}
+
+    def render(self) -> np.ndarray | None:
+        """Draw the present state, (height, width, 3) uint8; None if pictures weren't asked for."""
+        renderer = getattr(self.unwrapped, "mujoco_renderer", None)
+        if renderer is not None and renderer.viewer is not None:
+            # Gymnasium draws into whichever environment's OpenGL context was made last.
+            renderer.viewer.make_context_current()
+        picture = super().render()
+        # MuJoCo's pictures come upside down and are views that PyTorch cannot take over.
+        return None if picture is None else np.ascontiguousarray(picture)
+
+
+def flatten_observation(env: gymnasium.Env) -> gymnasium.Env:
+    """Give the environment float32 observations of shape (O,)."""
+    space = env.observation_space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
+        return env
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box)
+    with np.errstate(over="ignore"):  # bounds beyond float32 become infinite, which they mean
+        low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
+    box = spaces.Box(low, high, dtype=np.float32)
+    return TransformObservation(
+        env, lambda o: np.asarray(spaces.flatten(space, o), np.float32), box
+    )

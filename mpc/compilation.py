@@ -1,0 +1,48 @@
+"""torch.compile where it pays, with a clean fall back to eager where there is no compiler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would use on a CPU, None if there is none."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+
+
+def compiled(function: F, enabled: bool = True) -> F:
+    """`function` compiled for fixed shapes; the function itself if disabled or not possible.
+
+    A compiler that is absent or fails costs one warning, never the run.
+    """
+    if not enabled:
+        return function
+    if compiler() is None:
+        logger.warning("no C++ compiler found (g++ or clang++): running without torch.compile")
+        return function
+    fast = torch.compile(function, dynamic=False)
+    chosen: list[Any] = [fast]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if chosen[0] is function:
+            return function(*args, **kwargs)
+        try:
+            return fast(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            logger.warning("torch.compile failed, running without it: %s", reason)
+            chosen[0] = function
+            return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]

@@ -1,0 +1,263 @@
+"""The contracts that planners, world models and agents share.
+
+Shape letters, the same in every file: B problems, N candidates, K restarts, H control steps,
+A action numbers, Z latent numbers, O observation numbers. "..." stands for any leading axes.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+def expect(name: str, x: Tensor, *shape: int | None) -> None:
+    """Raise ValueError unless `x` has `shape`; None accepts any size."""
+    fits = x.dim() == len(shape) and all(
+        s in (None, n) for s, n in zip(shape, x.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(x.shape)}")
+
+
+class Transition(NamedTuple):
+    """One predicted control step, on any leading axes."""
+
+    state: Tensor  # (..., Z)
+    action: Tensor  # (..., A)
+    next: Tensor  # (..., Z)
+    reward: Tensor | None = None  # (...), None for a model that predicts no reward
+    continues: Tensor | None = None  # (...), probability that the episode goes on; None: always
+
+
+class WorldModel(nn.Module):
+    """What a planner may ask of a model. Only `step` is required; the rest says what it lacks.
+
+    All verbs take any leading axes, so planners may add candidate, restart and time axes.
+    """
+
+    latent_dim: int
+    action_dim: int
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latent of an observation: (..., O) -> (..., Z)."""
+        raise self._lacks("encode")
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent: (..., Z), (..., A) -> (..., Z)."""
+        raise self._lacks("step")
+
+    def reward(self, z: Tensor, a: Tensor) -> Tensor:
+        """Reward of a control step: (..., Z), (..., A) -> (...)."""
+        raise self._lacks("reward")
+
+    def value(self, z: Tensor) -> Tensor:
+        """Discounted return of the policy prior from `z`: (..., Z) -> (...)."""
+        raise self._lacks("value")
+
+    def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Action of the policy prior in [-1, 1]: (..., Z) -> (..., A).
+
+        `noise` (..., A), standard normal, draws a sample; without it the mode is returned.
+        """
+        raise self._lacks("policy")
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Observation of a latent: (..., Z) -> (..., O)."""
+        raise self._lacks("decode")
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        """Everything about one control step in one call; override it to share computation."""
+        reward = self.reward(z, a) if self.supports("reward") else None
+        return Transition(z, a, self.step(z, a), reward)
+
+    def latent_spread(self) -> float:
+        """Typical standard deviation of a latent number over the data; noise is scaled by it."""
+        return 1.0
+
+    def supports(self, verb: str) -> bool:
+        """Whether this model implements an optional verb, such as "policy" or "value"."""
+        return getattr(type(self), verb) is not getattr(WorldModel, verb)
+
+    def _lacks(self, verb: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} has no {verb}()")
+
+
+class Objective(ABC):
+    """A cost over predicted paths; lower is better. Objectives are values that add up."""
+
+    @abstractmethod
+    def stage(self, transition: Transition) -> Tensor:
+        """Cost of one control step: (...)."""
+
+    @abstractmethod
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """Cost of stopping at `z` (..., Z) after the horizon: (...)."""
+
+    def shaping(self, model: WorldModel, transition: Transition, discount: float) -> Tensor:
+        """Dense one-step signal of lifted planners: stage + discounted terminal of the next state."""
+        ahead = discount * self.terminal(model, transition.next)
+        if transition.continues is not None:
+            ahead = ahead * transition.continues
+        return self.stage(transition) + ahead
+
+    def goal(self) -> Tensor | None:
+        """Latent (B, Z) that a path should end in, if the objective has one."""
+        return None
+
+
+@dataclass(frozen=True)
+class BoxActions:
+    """`dim` real actions, each in [-1, 1]; environments rescale to their own bounds."""
+
+    dim: int
+
+    def project(self, actions: Tensor) -> Tensor:
+        """Nearest allowed actions, the one projection that every planner uses."""
+        return actions.clamp(-1.0, 1.0)
+
+    def sample(self, shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
+        """Uniform actions (*shape, A) on the device and in the type of `like`."""
+        draw = torch.rand(*shape, self.dim, generator=rng, device=like.device, dtype=like.dtype)
+        return 2.0 * draw - 1.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B planning problems that share a model: from `state`, minimise `objective` over H steps."""
+
+    model: WorldModel
+    objective: Objective
+    state: Tensor  # (B, Z)
+    horizon: int  # control steps
+    actions: BoxActions
+    discount: float = 1.0  # per control step, of the stage and terminal costs
+
+    def __post_init__(self) -> None:
+        """Check the shapes once, where user code meets ours."""
+        expect("state", self.state, None, self.model.latent_dim)
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be at least 1 control step, got {self.horizon}")
+
+    @property
+    def batch(self) -> int:
+        """B, how many problems there are."""
+        return self.state.shape[0]
+
+    def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """Standard normal numbers that all B problems share.
+
+        Common random numbers make a batch of B plan exactly as B single problems would.
+        """
+        return torch.randn(
+            shape, generator=rng, device=self.state.device, dtype=self.state.dtype
+        )
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What one plan hands to the next; time is axis 1 of every tensor and is shifted."""
+
+    actions: Tensor  # (B, H, A)
+    states: Tensor | None = None  # (B, H + 1, Z), after a shift states[:, 0] is what was expected
+    std: Tensor | None = None  # (B, H, A), spread of a sampling planner
+    known: Tensor | None = None  # (B,) bool, rows that hold a plan; None: all of them
+    filled: int = 0  # trailing steps that a shift made up
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> WarmStart:
+        """The same record with `change` applied to each tensor that has a time axis."""
+        return replace(
+            self,
+            actions=change(self.actions),
+            states=None if self.states is None else change(self.states),
+            std=None if self.std is None else change(self.std),
+        )
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What a plan cost and how it went."""
+
+    iterations: int
+    forward_calls: int  # batched calls of the model
+    backward_calls: int  # batched calls that were differentiated
+    seconds: float = 0.0
+    defect: Tensor | None = None  # (B,), mean |f(s_t, a_t) - s_{t+1}| over the latent spread
+    trace: Mapping[str, Tensor] = field(default_factory=dict)  # (iterations,), means over B
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What planning returns, for B problems, horizon H, A action numbers, Z latent numbers."""
+
+    actions: Tensor  # (B, H, A), inside the action bounds
+    cost: Tensor  # (B,), predicted cost of `actions`
+    states: Tensor  # (B, H + 1, Z), states[:, 0] is the current latent
+    warm_start: WarmStart
+    diagnostics: Diagnostics
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Options that every planner has."""
+
+    horizon: int = 3  # control steps
+    compile: bool = False  # compile the batched model calls; needs a C++ compiler
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        self.require("horizon", self.horizon >= 1, "at least 1 control step")
+
+    def require(self, option: str, holds: bool, what: str) -> None:
+        """Raise ValueError naming `option`, its value and `what` it must be, unless `holds`."""
+        if not holds:
+            raise ValueError(f"{option} must be {what}, got {getattr(self, option)!r}")
+
+    def one_of(self, option: str, choices: tuple[str, ...]) -> None:
+        """Raise ValueError unless the value of `option` is one of `choices`."""
+        self.require(option, getattr(self, option) in choices, "one of " + ", ".join(choices))
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Names of all options, for error messages and help."""
+        return [f.name for f in fields(cls)]
+
+
+C = TypeVar("C", bound=PlannerConfig)
+
+
+class Planner(ABC, Generic[C]):
+    """One verb, `plan`: pure, batched over B, deterministic given the generator."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[PlannerConfig]] = PlannerConfig
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def plan(
+        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+    ) -> Plan:
+        """Best actions found. Same arguments and generator state, same plan.
+
+        `warm_start` is an already shifted `Plan.warm_start`. Raises ValueError if it does not
+        fit the problem.
+        """
+        started = time.perf_counter()
+        if warm_start is not None:
+            shape = (problem.batch, problem.horizon, problem.actions.dim)
+            expect("warm start actions", warm_start.actions, *shape)
+        plan = self.search(problem, warm_start, rng)
+        seconds = time.perf_counter() - started
+        return replace(plan, diagnostics=replace(plan.diagnostics, seconds=seconds))
+
+    @abstractmethod
+    def search(
+        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+    ) -> Plan:
+        """What a planner implements; `plan` checks and times it."""

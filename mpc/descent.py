@@ -1,0 +1,131 @@
+"""What the gradient planner and GRASP share: restarts, and descent through the rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mpc.contracts import PlannerConfig, Problem, WarmStart
+from mpc.optim import Adam, annealed, clip_norm
+from mpc.rollout import policy_rollout, repeat
+from mpc.warm_start import fill, known_rows
+
+Score = Callable[..., tuple[Tensor, Tensor]]  # trajectory_cost, compiled or not
+
+
+@dataclass(frozen=True)
+class RestartConfig(PlannerConfig):
+    """Options of planners that improve a few action sequences by gradients."""
+
+    iterations: int = 5
+    restarts: int = 4
+    init_std: float = 0.5  # spread of the restarts where the model has no policy prior
+    action_lr: float = 0.1
+    final_lr: float = 0.1  # share of the learning rate left at the end of a cosine
+    action_clip: float = 1.0  # largest gradient norm of one control step's action
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        self.require("iterations", self.iterations >= 1, "at least 1")
+        self.require("restarts", self.restarts >= 1, "at least 1")
+        self.require("init_std", self.init_std >= 0, "at least 0")
+        self.require("action_lr", self.action_lr > 0, "above 0")
+        self.require("final_lr", 0 <= self.final_lr <= 1, "in [0, 1]")
+        self.require("action_clip", self.action_clip > 0, "above 0")
+
+
+class Start(NamedTuple):
+    """Where K restarts begin."""
+
+    actions: Tensor  # (B, K, H, A)
+    states: Tensor | None  # (B, K, H, Z), s_0..s_{H-1} of the policy rollouts, if there were any
+    calls: int  # model calls that it took
+
+
+def restarts(
+    problem: Problem, warm_start: WarmStart | None, cfg: RestartConfig, rng: torch.Generator
+) -> Start:
+    """First the warm start, or for rows without one the mode of the policy prior, else zeros.
+
+    The other restarts are samples of the policy prior, or the first plus noise if there is none.
+    """
+    batch, horizon, dim = problem.batch, problem.horizon, problem.actions.dim
+    known = known_rows(warm_start, batch, problem.state.device)
+    noise = problem.normal((cfg.restarts - 1, horizon, dim), rng)
+    states, calls = None, 0
+    if problem.model.supports("policy") and (cfg.restarts > 1 or not known.all()):
+        # Without noise a sample is the mode, so the cold start shares the batched rollout.
+        noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
+        noise = noise.expand(batch, *noise.shape)
+        state = repeat(problem.state, cfg.restarts)
+        actions, states = policy_rollout(problem.model, state, horizon, noise)
+        calls = horizon - 1
+        if warm_start is not None:
+            first = fill(known, warm_start.actions, actions[:, 0])
+            actions = torch.cat([first.unsqueeze(1), actions[:, 1:]], 1)
+    else:
+        first = problem.state.new_zeros(batch, horizon, dim)
+        if warm_start is not None:
+            first = fill(known, warm_start.actions, first)
+        noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
+        actions = first.unsqueeze(1) + cfg.init_std * noise
+    return Start(problem.actions.project(actions), states, calls)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where descent through the rollout ended."""
+
+    actions: Tensor  # (B, K, H, A), the cheapest met from each restart
+    cost: Tensor  # (B, K)
+    states: Tensor  # (B, K, H + 1, Z)
+    trace: dict[str, Tensor]  # (iterations,) each
+
+
+def descend(
+    score: Score, problem: Problem, actions: Tensor, cfg: RestartConfig, iterations: int
+) -> Descent:
+    """Adam on actions (B, K, H, A) by backpropagation through the rollout.
+
+    Takes (iterations + 1) * H model calls, of which iterations * H are differentiated.
+    """
+    state = repeat(problem.state, actions.shape[1])
+    arguments = (problem.model, problem.objective, problem.discount, state)
+    optimiser = Adam.zeros(actions)
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    costs, norms = [], []
+    for i in range(iterations + 1):
+        variable = actions.detach().requires_grad_(i < iterations)
+        with torch.set_grad_enabled(i < iterations):
+            cost, states = score(*arguments, variable)
+            total = cost.sum()
+        found = variable.detach(), cost.detach().nan_to_num(nan=torch.inf), states.detach()
+        best = found if best is None else cheapest(best, found)
+        costs.append(found[1].min(1).values.mean())
+        if i == iterations:
+            break
+        (gradient,) = torch.autograd.grad(total, variable)
+        norms.append(gradient.flatten(2).norm(dim=-1).mean())
+        lr = annealed(cfg.action_lr, i / iterations, cfg.final_lr)
+        step, optimiser = optimiser.step(clip_norm(gradient, cfg.action_clip), lr)
+        actions = problem.actions.project(actions - step)
+    assert best is not None
+    trace = {"cost": torch.stack(costs), "action_gradient": torch.stack(norms)}
+    return Descent(*best, trace)
+
+
+def cheapest(
+    a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per restart, the cheaper of two (actions, cost, states)."""
+    better = b[1] < a[1]
+    return (
+        torch.where(better[..., None, None], b[0], a[0]),
+        torch.where(better, b[1], a[1]),
+        torch.where(better[..., None, None], b[2], a[2]),
+    )

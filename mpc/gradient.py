@@ -1,0 +1,41 @@
+"""Direct backpropagation through the rollout, from several restarts at once."""
+
+from __future__ import annotations
+
+import torch
+
+from mpc.compilation import compiled
+from mpc.contracts import Diagnostics, Plan, Planner, Problem, WarmStart
+from mpc.descent import RestartConfig, descend, restarts
+from mpc.registry import register
+from mpc.rollout import pick, trajectory_cost
+
+
+@register("gradient")
+class Gradient(Planner[RestartConfig]):
+    """Adam on the actions, by backpropagation through the whole rollout."""
+
+    Config = RestartConfig
+
+    def __init__(self, config: RestartConfig) -> None:
+        super().__init__(config)
+        self._score = compiled(trajectory_cost, config.compile)
+
+    @torch.no_grad()
+    def search(
+        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+    ) -> Plan:
+        """Improve all restarts; the plan is the cheapest sequence met on the way."""
+        cfg = self.config
+        start = restarts(problem, warm_start, cfg, rng)
+        found = descend(self._score, problem, start.actions, cfg, cfg.iterations)
+        best = found.cost.argmin(1)
+        actions, states = pick(found.actions, best), pick(found.states, best)
+        diagnostics = Diagnostics(
+            iterations=cfg.iterations,
+            forward_calls=start.calls + (cfg.iterations + 1) * problem.horizon,
+            backward_calls=cfg.iterations * problem.horizon,
+            trace=found.trace,
+        )
+        warm = WarmStart(actions, states)
+        return Plan(actions, pick(found.cost, best), states, warm, diagnostics)

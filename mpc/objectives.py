@@ -1,0 +1,92 @@
+"""Objectives: costs over predicted paths that work for sampling, gradient and lifted planners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpc.contracts import Objective, Transition, WorldModel
+
+
+@dataclass(frozen=True)
+class Reward(Objective):
+    """Minus the predicted return: stage -r(z, a), terminal -V(z) where the model has a value."""
+
+    def stage(self, transition: Transition) -> Tensor:
+        """-r, (...). ValueError if the model predicts no reward."""
+        if transition.reward is None:
+            raise ValueError("objective 'reward' needs a model that predicts rewards")
+        return -transition.reward
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """-V(z), (...)."""
+        return -model.value(z) if model.supports("value") else torch.zeros_like(z[..., 0])
+
+
+@dataclass(frozen=True)
+class GoalDistance(Objective):
+    """Squared latent distance to a goal (B, Z), summed over latent numbers.
+
+    The distance counts at the end of the horizon, and with weight `stage_weight` on the way.
+    """
+
+    target: Tensor  # (B, Z)
+    stage_weight: float = 0.0
+
+    def stage(self, transition: Transition) -> Tensor:
+        """stage_weight * |z' - goal|^2, (B, ...)."""
+        return self.stage_weight * self._distance(transition.next)
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """|z - goal|^2, (B, ...)."""
+        return self._distance(z)
+
+    def goal(self) -> Tensor:
+        """The target latent, (B, Z)."""
+        return self.target
+
+    def _distance(self, z: Tensor) -> Tensor:
+        # Candidate, restart and time axes stand between B and Z.
+        target = self.target.view(
+            self.target.shape[0], *(1,) * (z.dim() - 2), self.target.shape[-1]
+        )
+        return (z - target).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class Effort(Objective):
+    """Squared actions, summed over action numbers; no terminal cost."""
+
+    def stage(self, transition: Transition) -> Tensor:
+        """|a|^2, (...)."""
+        return transition.action.square().sum(-1)
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """Zero, (...)."""
+        return torch.zeros_like(z[..., 0])
+
+
+@dataclass(frozen=True)
+class Weighted(Objective):
+    """Weighted sum of named objectives: `Weighted({"goal": (1.0, ...), "effort": (0.01, ...)})`."""
+
+    parts: Mapping[str, tuple[float, Objective]]
+
+    def stage(self, transition: Transition) -> Tensor:
+        """Sum over parts of weight * stage, (...)."""
+        return self._sum({k: o.stage(transition) for k, (_, o) in self.parts.items()})
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """Sum over parts of weight * terminal, (...)."""
+        return self._sum({k: o.terminal(model, z) for k, (_, o) in self.parts.items()})
+
+    def goal(self) -> Tensor | None:
+        """The goal of the first part that has one."""
+        goals = (objective.goal() for _, objective in self.parts.values())
+        return next((goal for goal in goals if goal is not None), None)
+
+    def _sum(self, costs: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self.parts[k][0] * c for k, c in costs.items()]).sum(0)

@@ -1,0 +1,249 @@
+"""Pictures of a run: learning curve, plan, decisions of an episode, planners side by side.
+
+Figures are drawn through matplotlib's objects, never pyplot, so nothing global is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from scripts.reference import Curve
+from scripts.statistics import Interval
+
+INK, FAINT, GRID = "#22262e", "#7b818c", "#e6e8ec"
+OURS, WARM, DARK = "#1668c7", "#e07b28", "#30353f"
+ACTION_COLOURS = (OURS, WARM, "#2e8b57", "#8e5bb5")  # more actions become a heat map
+METHOD_COLOURS = {
+    "tdmpc2": "#c2185b",
+    "tdmpc": "#d9822b",
+    "dreamerv3": "#7b52ab",
+    "sac": "#2e8b57",
+    "d4pg": "#5b7083",
+    "dmpo": "#8d7b4f",
+}
+
+
+@dataclass(frozen=True)
+class PlannerScore:
+    """One line of a planner comparison."""
+
+    planner: str
+    returns: Interval
+    milliseconds: float  # per decision, median
+
+
+def learning_curve(
+    path: Path,
+    frames: ArrayLike,
+    returns: ArrayLike,
+    references: Mapping[str, Curve],
+    title: str,
+    spread: ArrayLike | None = None,
+) -> None:
+    """Draw returns (n,) over env frames (n,) among published curves.
+
+    spread (2, n): lower and upper bounds drawn as a band.
+    """
+    x, y = np.asarray(frames, dtype=float), np.asarray(returns, dtype=float)
+    figure, (axes,) = _figure(1, (8.0, 4.6), title)
+    # Most published curves begin at 50k or 100k, so a short run still shows where they start.
+    right = 1.06 * max(x.max(), 100_000.0 if references else 1.0)
+    seen = [v for v in (*y, *np.ravel(() if spread is None else spread)) if np.isfinite(v)]
+    ends = []
+    for method, curve in references.items():
+        colour = METHOD_COLOURS.get(method, FAINT)
+        axes.plot(curve.frames, curve.mean, "o-", color=colour, lw=1.2, ms=4, mec="white", mew=0.6)
+        if curve.frames[0] <= right:
+            end = float(np.interp(right, curve.frames, curve.mean))
+            ends.append((end, method, colour))
+            seen += [m for f, m in zip(curve.frames, curve.mean, strict=True) if f <= right]
+    if spread is not None:
+        axes.fill_between(x, *np.asarray(spread), color=OURS, alpha=0.15, lw=0)
+    axes.plot(x, y, "o-", color=OURS, lw=2.8, ms=5, label="this run", zorder=5)
+    low, high = min(*seen, 0.0), max(*seen, 0.0)
+    room = 0.05 * max(high - low, 1e-6)
+    axes.set(xlim=(0, right), ylim=(low - room if low < 0 else 0.0, high + room))
+    axes.set(xlabel="env frames", ylabel="episode return")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _label_ends(axes, ends)
+    axes.legend(loc="best", frameon=False)
+    _save(figure, path)
+
+
+def plan_picture(
+    path: Path,
+    virtual_states: ArrayLike,
+    model_rollout: ArrayLike,
+    happened: ArrayLike | None,
+    actions: ArrayLike,
+    labels: Sequence[str],
+    title: str,
+) -> None:
+    """Draw a plan over control steps: one panel per coordinate, then the actions.
+
+    virtual_states and model_rollout (H+1, D); happened (T+1, D), any T, or None; actions (H, A);
+    `labels` names the D coordinates. Raises ValueError when the number of labels isn't D.
+    """
+    virtual, rollout = np.asarray(virtual_states), np.asarray(model_rollout)
+    plan = np.asarray(actions)
+    if virtual.shape != rollout.shape or virtual.shape[1] != len(labels):
+        raise ValueError(
+            f"shapes differ: virtual {virtual.shape}, rollout {rollout.shape}, {len(labels)} labels"
+        )
+    count = len(labels) + 1
+    figure, panels = _figure(count, (8.0, 1.2 + 1.45 * count), title, share_x=True)
+    for d, (axes, label) in enumerate(zip(panels[:-1], labels, strict=True)):
+        if happened is not None:
+            real = np.asarray(happened)[:, d]
+            axes.plot(real, color=DARK, lw=5.0, alpha=0.22, label="what happened")
+        axes.plot(rollout[:, d], color=WARM, lw=1.8, label="model rollout of the actions")
+        axes.plot(virtual[:, d], "o", color=OURS, ms=3.2, label="virtual states", zorder=4)
+        axes.set_ylabel(label)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False)
+    _draw_actions(figure, panels[-1], plan)
+    panels[-1].set_xlabel("control step of the plan")
+    panels[-1].set_xlim(-0.01 * len(plan), 1.01 * len(plan))
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def decision_trace(
+    path: Path,
+    rewards: ArrayLike,
+    latency_ms: ArrayLike,
+    control_period_ms: float,
+    title: str,
+) -> None:
+    """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step."""
+    reward, latency = np.asarray(rewards, dtype=float), np.asarray(latency_ms, dtype=float)
+    steps = np.arange(len(reward))
+    total = f"{title}: return {reward.sum():.1f}"
+    figure, (above, below) = _figure(2, (8.0, 4.6), total, share_x=True)
+    above.fill_between(steps, reward, step="mid", color=OURS, alpha=0.18, lw=0)
+    above.step(steps, reward, where="mid", color=OURS, lw=1.4)
+    above.set_ylabel("reward")
+    late = latency > control_period_ms
+    # A compiling first decision may take seconds; it mustn't flatten all others.
+    top = 1.35 * max(control_period_ms, float(np.percentile(latency, 99)))
+    colours = np.where(late, WARM, OURS)
+    fits = latency <= top
+    below.scatter(steps[fits], latency[fits], s=8, color=colours[fits], lw=0)
+    below.plot(steps[~fits], np.full((~fits).sum(), top), "^", color=WARM, ms=6, clip_on=False)
+    below.axhline(control_period_ms, color=DARK, lw=1.2, ls=(0, (5, 3)))
+    below.text(steps[-1], control_period_ms, "control period", ha="right", va="bottom", color=DARK)
+    below.set(xlabel="control step", ylabel="plan latency, ms", ylim=(0, top))
+    below.set_xlim(-0.5, max(len(reward) - 0.5, 0.5))
+    note = (
+        f"median {np.median(latency):.1f} ms, slowest {latency.max():.1f} ms, "
+        f"{late.sum()} of {len(latency)} over the control period of {control_period_ms:g} ms"
+    )
+    below.set_title(note, loc="left", fontsize=9, color=FAINT)
+    _save(figure, path)
+
+
+def planner_table_plot(
+    path: Path, rows: Sequence[PlannerScore], title: str, quantity: str = "episode return"
+) -> None:
+    """Draw each planner's estimate with its interval, best on top, and its time per decision."""
+    ordered = sorted(rows, key=lambda row: row.returns.point)
+    figure, (axes,) = _figure(1, (8.0, 1.5 + 0.42 * len(rows)), title)
+    for y, row in enumerate(ordered):
+        score = row.returns
+        axes.barh(y, score.point, height=0.62, color=OURS, alpha=0.16)
+        axes.plot([score.low, score.high], [y, y], color=OURS, lw=2.4, solid_capstyle="butt")
+        axes.plot(score.point, y, "o", color=OURS, ms=6, clip_on=False)
+        _write_beside(axes, 55.0, y, f"{score.point:.4g}", INK, "right")
+        _write_beside(axes, 125.0, y, f"{row.milliseconds:.3g} ms", INK, "right")
+    _write_beside(axes, 55.0, len(rows) - 0.4, "estimate", FAINT, "right")
+    _write_beside(axes, 125.0, len(rows) - 0.4, "per decision", FAINT, "right")
+    axes.set_yticks(range(len(ordered)), [row.planner for row in ordered])
+    axes.set_xlabel(f"{quantity}, 95 % interval")
+    axes.grid(visible=False, axis="y")
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    _save(figure, path)
+
+
+def _figure(
+    rows: int, inches: tuple[float, float], title: str, share_x: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A titled column of panels in the common look."""
+    figure = Figure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(rows, 1, sharex=share_x, squeeze=False)[:, 0])
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FAINT)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+        axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=9)
+        axes.grid(color=GRID, lw=0.8)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def _draw_actions(figure: Figure, axes: Axes, plan: np.ndarray) -> None:
+    """Actions (H, A) as steps, or as a heat map when there are many."""
+    edges = np.arange(len(plan) + 1)
+    if plan.shape[1] <= len(ACTION_COLOURS):
+        for a, colour in enumerate(ACTION_COLOURS[: plan.shape[1]]):
+            axes.stairs(plan[:, a], edges, baseline=None, color=colour, lw=1.8, label=f"a{a}")
+        axes.set_ylabel("action")
+        if plan.shape[1] > 1:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+        return
+    limit = max(float(np.abs(plan).max()), 1e-6)
+    rows = np.arange(plan.shape[1] + 1)
+    mesh = axes.pcolormesh(edges, rows, plan.T, cmap="PuOr", vmin=-limit, vmax=limit)
+    bar = figure.colorbar(mesh, cax=axes.inset_axes((1.01, 0.0, 0.012, 1.0)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=FAINT)
+    axes.set_ylabel(f"{plan.shape[1]} actions")
+    axes.set_yticks([])
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write names beside the right ends of curves, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.05 * (high - low)
+    ordered = sorted(ends)
+    # Pushing up from below and down from above both keep the gap; so does their mean, centred.
+    up = [value for value, *_ in ordered]
+    down = list(up)
+    for i in range(1, len(ordered)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    for (_, name, colour), a, b in zip(ordered, up, down, strict=True):
+        _write_beside(axes, 6.0, (a + b) / 2, name, colour, "left")
+
+
+def _write_beside(axes: Axes, right: float, y: float, text: str, colour: str, align: str) -> None:
+    """Write beside the panel: `right` points off its right edge, at y in data units."""
+    axes.annotate(
+        text,
+        (1.0, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(right, 0.0),
+        textcoords="offset points",
+        color=colour,
+        ha=align,
+        va="center",
+        fontsize=9,
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the PNG whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.new.png")
+    figure.savefig(draft)
+    draft.replace(path)

@@ -1,0 +1,134 @@
+"""The reward-trained latent world model (TD-MPC2 family; Hansen et al. 2024, arXiv:2310.16828)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpc.contracts import Transition, WorldModel
+from world_models.distributional import expectation
+from world_models.networks import MLP, EnsembleMLP, normalised, simplex
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the latent model."""
+
+    latent_dim: int = 64
+    hidden_dim: int = 128
+    simplex: int = 8  # latent numbers per simplex group
+    values: int = 2  # members of the value ensemble
+    bins: int = 51  # of the discrete regression
+    bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space, about +-400
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        for option in ("latent_dim", "hidden_dim", "simplex", "values"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        if self.latent_dim % self.simplex:
+            raise ValueError(
+                f"latent_dim must be a multiple of simplex = {self.simplex}, got {self.latent_dim}"
+            )
+        if self.bins < 3 or self.bin_limit <= 0:
+            raise ValueError(
+                f"need bins >= 3 and bin_limit > 0, got {self.bins} and {self.bin_limit}"
+            )
+
+
+LOG_STD_RANGE = (-10.0, 2.0)
+
+
+class LatentModel(WorldModel):
+    """Encoder, latent step with reward and termination, value ensemble and policy prior."""
+
+    bins: Tensor
+    spread: Tensor
+
+    def __init__(self, obs_dim: int, action_dim: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
+        latent, hidden = config.latent_dim, config.hidden_dim
+        self.encoder = MLP(obs_dim, hidden, latent)
+        self.trunk = MLP(latent + action_dim, hidden, hidden)
+        # One output layer: next latent, reward bins, logit of the end of the episode.
+        self.head = nn.Linear(hidden, latent + config.bins + 1)
+        self.values = EnsembleMLP(config.values, latent + action_dim, hidden, config.bins)
+        self.actor = MLP(latent, hidden, hidden, 2 * action_dim)
+        nn.init.trunc_normal_(self.head.weight[:latent], std=0.02)
+        nn.init.zeros_(self.head.weight[latent:])
+        nn.init.zeros_(self.head.bias)
+        # Until an end of an episode is seen, hardly any is expected.
+        nn.init.constant_(self.head.bias[-1:], -7.0)
+        limit = config.bin_limit
+        self.register_buffer("bins", torch.linspace(-limit, limit, config.bins))
+        self.register_buffer("spread", torch.tensor(0.1))
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latent of an observation: (..., O) -> (..., Z)."""
+        return simplex(self.encoder(obs), self.config.simplex)
+
+    def heads(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Next latent (..., Z), reward logits (..., bins) and termination logit (...)."""
+        hidden = normalised(self.trunk(torch.cat([z, a], -1)))
+        latent, reward, end = self.head(hidden).split([self.latent_dim, self.config.bins, 1], -1)
+        return simplex(latent, self.config.simplex), reward, end.squeeze(-1)
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        """Next latent, reward and chance to go on, in one pass of the trunk."""
+        after, reward, end = self.heads(z, a)
+        return Transition(z, a, after, expectation(reward, self.bins), torch.sigmoid(-end))
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent: (..., Z), (..., A) -> (..., Z)."""
+        hidden = normalised(self.trunk(torch.cat([z, a], -1)))
+        size = self.latent_dim
+        out = F.linear(hidden, self.head.weight[:size], self.head.bias[:size])
+        return simplex(out, self.config.simplex)
+
+    def reward(self, z: Tensor, a: Tensor) -> Tensor:
+        """Predicted reward: (..., Z), (..., A) -> (...)."""
+        return expectation(self.heads(z, a)[1], self.bins)
+
+    def q_logits(self, z: Tensor, a: Tensor) -> Tensor:
+        """Logits of the action values: (..., Z), (..., A) -> (values, ..., bins)."""
+        return self.values(torch.cat([z, a], -1))
+
+    def q(self, z: Tensor, a: Tensor) -> Tensor:
+        """Action values of the ensemble: (..., Z), (..., A) -> (values, ...)."""
+        return expectation(self.q_logits(z, a), self.bins)
+
+    def value(self, z: Tensor) -> Tensor:
+        """Mean of the ensemble at the mode of the policy: (..., Z) -> (...)."""
+        return self.q(z, self.policy(z)).mean(0)
+
+    def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mode (without noise) or sample of the squashed normal policy: (..., Z) -> (..., A)."""
+        mean, log_std = self.policy_parameters(z)
+        return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
+
+    def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before the squashing: (..., Z) -> (..., A) each."""
+        mean, log_std = self.actor(z).chunk(2, -1)
+        low, high = LOG_STD_RANGE
+        return mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1.0)
+
+    def latent_spread(self) -> float:
+        """Mean standard deviation of a latent number over the training data."""
+        return float(self.spread)
+
+    def frozen(self) -> LatentModel:
+        """A model that shares this one's weights in memory but takes no gradients.
+
+        It follows every in-place change, so planners can hold it while training goes on.
+        """
+        shared: dict[int, Tensor] = {
+            id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()
+        }
+        shared.update({id(b): b for b in self.buffers()})
+        return copy.deepcopy(self, shared)

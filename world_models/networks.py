@@ -1,0 +1,64 @@
+"""The few network parts that the latent models are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def simplex(x: Tensor, size: int) -> Tensor:
+    """Simplicial normalisation: softmax over groups of `size` latent numbers, (..., Z) -> (..., Z).
+
+    Lavoie et al. 2022, arXiv:2204.00616, as used by TD-MPC2. A group is strided over the last
+    axis, not contiguous: softmax over an inner axis vectorises, and the order of latent numbers
+    means nothing.
+    """
+    groups = x.unflatten(-1, (size, -1))
+    return groups.softmax(-2).flatten(-2)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """SiLU of the layer norm without learned scale, over the last axis."""
+    return F.silu(F.layer_norm(x, x.shape[-1:]))
+
+
+class MLP(nn.Module):
+    """Linear layers with `normalised` between them, on any leading axes."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        for layer in self.layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., first size) -> (..., last size)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = normalised(layer(x))
+        return last(x)
+
+
+class EnsembleMLP(nn.Module):
+    """`count` MLPs with two hidden layers side by side, one batched matrix product per layer."""
+
+    def __init__(self, count: int, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
+        self.weights = nn.ParameterList(torch.empty(count, a, b) for a, b in sizes)
+        self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
+        for weight in self.weights[:-1]:
+            nn.init.trunc_normal_(weight, std=0.02)
+        # A zero last layer starts every member at the same, neutral prediction.
+        nn.init.zeros_(self.weights[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (count, ..., outputs)."""
+        rows = x.reshape(1, -1, x.shape[-1])
+        y = rows.expand(self.weights[0].shape[0], -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            y = torch.baddbmm(bias, y if i == 0 else normalised(y), weight)
+        return y.view(y.shape[0], *x.shape[:-1], y.shape[-1])

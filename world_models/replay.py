@@ -1,0 +1,122 @@
+"""Replay: whole episodes in, windows of control steps out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T control steps. A truncated episode ends without `terminated`: its value goes on."""
+
+    obs: Tensor  # (T + 1, O)
+    actions: Tensor  # (T, A), in [-1, 1]
+    rewards: Tensor  # (T,)
+    terminated: bool  # whether the last step ended the task itself, not merely the time limit
+
+    @property
+    def steps(self) -> int:
+        """T, control steps."""
+        return self.actions.shape[0]
+
+
+class Batch(NamedTuple):
+    """B windows of H control steps, time first."""
+
+    obs: Tensor  # (H + 1, B, O)
+    actions: Tensor  # (H, B, A)
+    rewards: Tensor  # (H, B)
+    terminated: Tensor  # (H, B), 1.0 where the step ended the task
+
+
+class Replay:
+    """A ring of episodes with its own generator; the oldest episodes give way to new ones."""
+
+    def __init__(
+        self, capacity: int, obs_dim: int, action_dim: int, horizon: int, seed: int
+    ) -> None:
+        """`capacity` in control steps, `horizon` H of the windows that will be drawn."""
+        self.capacity, self.horizon = capacity, horizon
+        self.rng = torch.Generator().manual_seed(seed)
+        self.obs = torch.empty(capacity, obs_dim)
+        self.actions = torch.zeros(capacity, action_dim)
+        self.rewards = torch.zeros(capacity)
+        self.terminated = torch.zeros(capacity)
+        self.spans: deque[tuple[int, int]] = deque()  # first row and T of each episode
+        self.added = 0  # episodes ever added; the last len(spans) of them are held
+        self._next = 0
+        self._starts = torch.empty(0, dtype=torch.int64)  # rows where a window may begin
+
+    @property
+    def steps(self) -> int:
+        """Control steps held."""
+        return sum(steps for _, steps in self.spans)
+
+    @property
+    def windows(self) -> int:
+        """How many different windows can be drawn."""
+        return self._starts.shape[0]
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode; the oldest go if there is no room.
+
+        Raises ValueError for an episode that is longer than the whole replay.
+        """
+        steps = episode.steps
+        if steps + 1 > self.capacity:
+            raise ValueError(f"an episode of {steps} steps exceeds replay.capacity {self.capacity}")
+        if self._next + steps + 1 > self.capacity:
+            self._next = 0
+        first, last = self._next, self._next + steps
+        while self.spans and self._overlaps(self.spans[0], first, last):
+            self.spans.popleft()
+        self.obs[first : last + 1] = episode.obs
+        self.actions[first:last] = episode.actions
+        self.rewards[first:last] = episode.rewards
+        self.terminated[first : last + 1] = 0.0
+        if steps:
+            self.terminated[last - 1] = float(episode.terminated)
+        self.spans.append((first, steps))
+        self.added += 1
+        self._next = last + 1
+        reach = self.horizon - 1
+        ranges = [torch.arange(row, row + max(0, n - reach)) for row, n in self.spans]
+        self._starts = torch.cat(ranges)
+
+    def sample(self, size: int) -> Batch:
+        """`size` windows, each equally likely. Raises ValueError while there are none."""
+        if not self.windows:
+            raise ValueError(f"the replay holds no window of {self.horizon} control steps yet")
+        draw = torch.randint(self.windows, (size,), generator=self.rng)
+        rows = self._starts[draw] + torch.arange(self.horizon + 1).unsqueeze(1)
+        return Batch(
+            self.obs[rows],
+            self.actions[rows[:-1]],
+            self.rewards[rows[:-1]],
+            self.terminated[rows[:-1]],
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs beside the episodes held: their places and the generator."""
+        spans = torch.tensor(list(self.spans), dtype=torch.int64).reshape(-1, 2)
+        return {"rng": self.rng.get_state(), "spans": spans, "added": torch.tensor(self.added)}
+
+    def restore(self, state: Mapping[str, Tensor], read: Callable[[int], Episode]) -> None:
+        """Fill an empty replay as it was: `read(i)` gives the i-th episode ever added."""
+        spans = state["spans"].tolist()
+        self.added = int(state["added"]) - len(spans)
+        for row, _ in spans:
+            self._next = row
+            self.add(read(self.added))
+        self.rng.set_state(state["rng"])
+
+    @staticmethod
+    def _overlaps(span: tuple[int, int], first: int, last: int) -> bool:
+        row, steps = span
+        return row <= last and row + steps >= first

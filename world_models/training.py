@@ -1,0 +1,202 @@
+"""Losses of the latent model, and the trainer that takes one optimisation step at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpc.compilation import compiled
+from world_models.distributional import cross_entropy, expectation
+from world_models.latent import LatentModel
+from world_models.replay import Batch
+
+METRICS = ("loss", "consistency", "reward", "value", "termination", "policy", "entropy")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and optimisation of the latent model's training."""
+
+    horizon: int = 3  # control steps that the model is unrolled over
+    batch_size: int = 128
+    lr: float = 1e-3
+    encoder_lr_scale: float = 0.3
+    max_gradient_norm: float = 20.0
+    rho: float = 0.5  # weight of a loss t steps ahead is rho^t
+    consistency: float = 20.0
+    reward: float = 0.1
+    value: float = 0.1
+    termination: float = 0.1
+    entropy: float = 1e-4
+    target_rate: float = 0.01  # of the exponential moving average of the value ensemble
+    compile: bool = True  # needs a C++ compiler; without one training runs eagerly
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for option in ("horizon", "batch_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        for option in ("lr", "max_gradient_norm", "target_rate", "rho"):
+            if getattr(self, option) <= 0:
+                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+
+
+def discount_for(episode_steps: int | None) -> float:
+    """Discount per control step for an episode length, TD-MPC2's rule.
+
+    (T / 5 - 1) / (T / 5) within [0.95, 0.995]: 0.99 for 500 steps, and without a limit.
+    """
+    share = (episode_steps or 500) / 5
+    return min(0.995, max(0.95, (share - 1) / share))
+
+
+class Trainer:
+    """One-step trainer: holds the optimiser, the target values and the running value scale."""
+
+    def __init__(
+        self, model: LatentModel, config: LossConfig, discount: float, seed: int = 0
+    ) -> None:
+        self.model, self.config, self.discount = model, config, discount
+        device = next(model.parameters()).device
+        self.rng = torch.Generator(device=device).manual_seed(seed)
+        self.frozen = model.frozen()
+        self.target = copy.deepcopy(model.values).requires_grad_(False)
+        self.scale = torch.ones((), device=device)  # 5-95 % range of values, for the policy
+        actor = list(model.actor.parameters())
+        encoder = list(model.encoder.parameters())
+        known = {id(p) for p in actor + encoder}
+        rest = [p for p in model.parameters() if id(p) not in known]
+        self._model_parameters, self._actor_parameters = encoder + rest, actor
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": encoder, "lr": config.lr * config.encoder_lr_scale},
+                {"params": rest},
+                {"params": actor, "eps": 1e-5},
+            ],
+            lr=config.lr,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self._losses = compiled(self._compute, config.compile)
+
+    def update(self, batch: Batch) -> Tensor:
+        """One optimisation step; returns the values named by METRICS, (len(METRICS),)."""
+        shape = (self.config.horizon + 1, batch.obs.shape[1], self.model.action_dim)
+        device = self.scale.device
+        noise = torch.randn(2, *shape, generator=self.rng, device=device)
+        loss, metrics, quantiles, spread = self._losses(*batch, noise, self.scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = self.config.max_gradient_norm
+        torch.nn.utils.clip_grad_norm_(self._model_parameters, limit)
+        torch.nn.utils.clip_grad_norm_(self._actor_parameters, limit)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target.parameters()),
+                list(self.model.values.parameters()),
+                self.config.target_rate,
+            )
+            self.scale.lerp_(quantiles, self.config.target_rate).clamp_(min=1.0)
+            self.model.spread.lerp_(spread, self.config.target_rate)
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        """Optimiser moments, target values, value scale and generator, for a checkpoint."""
+        tensors = {"scale": self.scale, "rng": self.rng.get_state()}
+        tensors |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        with torch.no_grad():
+            self.scale.copy_(tensors["scale"])
+        self.rng.set_state(tensors["rng"].cpu())
+        prefix = "target."
+        self.target.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        saved = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**saved, "state": moments})
+
+    def _compute(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+        noise: Tensor,
+        scale: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`)."""
+        model, cfg, bins = self.model, self.config, self.model.bins
+        rho = cfg.rho ** torch.arange(cfg.horizon + 1, device=obs.device)
+        with torch.no_grad():
+            ahead = model.encode(obs[1:])
+            greedy = torch.cat([ahead, model.policy(ahead, noise[0, 1:])], -1)
+            future = expectation(self.target(greedy), bins).amin(0)
+            returns = rewards + self.discount * (1.0 - terminated) * future  # (H, B)
+
+        z = model.encode(obs[0])
+        path, predicted, reward_logits, ends = [z], [], [], []
+        for action in actions.unbind(0):
+            z, reward, end = model.heads(z, action)
+            path.append(z)
+            predicted.append(z)
+            reward_logits.append(reward)
+            ends.append(end)
+        states = torch.stack(path)  # (H + 1, B, Z)
+
+        weight = rho[:-1] / cfg.horizon
+        consistency = ((torch.stack(predicted) - ahead).square().mean((1, 2)) * weight).sum()
+        reward_loss = cross_entropy(torch.stack(reward_logits), rewards, bins)
+        reward_loss = (reward_loss.mean(1) * weight).sum()
+        value_loss = cross_entropy(model.q_logits(states[:-1], actions), returns, bins)
+        value_loss = (value_loss.mean((0, 2)) * weight).sum()
+        end_loss = F.binary_cross_entropy_with_logits(
+            torch.stack(ends), terminated, reduction="none"
+        )
+        end_loss = (end_loss.mean(1) * weight).sum()
+
+        policy_loss, entropy, quantiles = self._policy_loss(states.detach(), noise[1], rho, scale)
+        loss = (
+            cfg.consistency * consistency
+            + cfg.reward * reward_loss
+            + cfg.value * value_loss
+            + cfg.termination * end_loss
+            + policy_loss
+        )
+        parts = (loss, consistency, reward_loss, value_loss, end_loss, policy_loss, entropy)
+        spread = ahead.flatten(0, 1).std(0).mean()
+        return loss, torch.stack(parts).detach(), quantiles.detach(), spread
+
+    def _policy_loss(
+        self, states: Tensor, noise: Tensor, rho: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-(Q / scale + entropy), states (H + 1, B, Z); only the actor receives gradients."""
+        mean, log_std = self.model.policy_parameters(states)
+        raw = mean + log_std.exp() * noise
+        action = torch.tanh(raw)
+        q = self.frozen.q(states, action).mean(0)  # (H + 1, B)
+        # log(1 - tanh(x)^2) in a form that stays finite for large |x|.
+        squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+        log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
+        entropy = -log_prob.sum(-1) * action.shape[-1]
+        weight = rho / rho.shape[0]
+        loss = -((q / scale + self.config.entropy * entropy).mean(1) * weight).sum()
+        ordered = q[0].detach().sort().values
+        low, high = int(0.05 * (len(ordered) - 1)), int(0.95 * (len(ordered) - 1))
+        return loss, entropy.mean(), ordered[high] - ordered[low]
+
