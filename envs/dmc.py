@@ -20,7 +20,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig
 from envs.registry import Suite, unknown_environment
-from envs.rendering import select_gl_backend
+from envs.rendering import free_drawing, select_gl_backend
 from envs.spaces import number_labels
 
 EPISODE_FRAMES = 1000  # of every suite task with a time limit of its own
@@ -94,6 +94,7 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _free_renderer(self) -> None:
         if self.mujoco_renderer is not None:
+            free_drawing(self.mujoco_renderer)
             self.mujoco_renderer.close()
             self.mujoco_renderer = None
 

@@ -29,11 +29,10 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     options = {"render_mode": "rgb_array"} if render else {}
     try:
         env = gymnasium.make(task, config.episode_frames, disable_env_checker=True, **options)
-    except ModuleNotFoundError as error:
-        need = f"the Python package {error.name!r}, which is not installed"
-        raise ValueError(f"environment 'gym/{task}' needs {need}") from error
     except (gymnasium.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split())
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        package = f"the Python package {missing!r} is not installed"
+        reason = package if missing else " ".join(str(error).split())
         raise ValueError(f"environment 'gym/{task}' cannot be made: {reason}") from error
     if render and env.render_mode != "rgb_array":
         raise RenderingUnavailable(f"cannot render: gym/{task} draws no rgb_array pictures")

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from typing import Any
 
 INSTALL_HINT = "install libegl1 or libosmesa6 (apt-get install libegl1 libgl1-mesa-dri)"
 
@@ -49,3 +50,15 @@ def select_gl_backend() -> str:
             os.environ["MUJOCO_GL"] = backend
             return backend
     raise RenderingUnavailable(f"cannot render: neither EGL nor OSMesa works; {INSTALL_HINT}")
+
+
+def free_drawing(renderer: Any) -> None:
+    """Free what a Gymnasium `MujocoRenderer` put on the device, before it is closed or dropped.
+
+    Left to the garbage collector, it would be freed in whichever OpenGL context is then in use,
+    and blank the pictures of another environment.
+    """
+    if renderer is not None and renderer.viewer is not None:
+        renderer.viewer.make_context_current()
+        renderer.viewer.con.free()
+        renderer.viewer = None

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 
 from envs.config import EnvSpec
+from envs.rendering import free_drawing
 
 
 class RepeatAction(gymnasium.Wrapper):
@@ -77,6 +78,11 @@ class Described(gymnasium.Wrapper):
         picture = super().render()
         # MuJoCo's pictures come upside down and are views that PyTorch cannot take over.
         return None if picture is None else np.ascontiguousarray(picture)
+
+    def close(self) -> None:
+        """Free the pictures and the simulation; may be called again."""
+        free_drawing(getattr(self.unwrapped, "mujoco_renderer", None))
+        super().close()
 
 
 def flatten_observation(env: gymnasium.Env) -> gymnasium.Env:

@@ -54,7 +54,8 @@ class Collector:
 
     def state(self) -> dict[str, Tensor]:
         """The episode in progress as tensors."""
-        actions = np.array(self.actions, np.float32).reshape(len(self.actions), -1)
+        shape = (len(self.actions), *self.env.action_space.shape)  # type: ignore[misc]
+        actions = np.array(self.actions, np.float32).reshape(shape)
         return {
             "obs": torch.from_numpy(np.stack(self.obs)),
             "actions": torch.from_numpy(actions),

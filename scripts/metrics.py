@@ -97,6 +97,11 @@ class MetricsLogger:
         if lines:
             _swap(self._jsonl, "".join(x for x in lines if json.loads(x)["frames"] <= frames))
 
+    def column(self, name: str) -> tuple[list[int], list[float]]:
+        """Env frames and values of all rows so far that have a number in column `name`."""
+        rows = [row for row in _read_csv(self._csv)[1] if row.get(name)]
+        return [int(row["frames"]) for row in rows], [float(row[name]) for row in rows]
+
     def close(self, exit_code: int = 0) -> None:
         """End the W&B run, marked as failed unless `exit_code` is 0."""
         self._wandb.finish(exit_code)

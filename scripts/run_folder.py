@@ -36,12 +36,12 @@ class RunFolder:
         can't be written, or is being made by another process.
         """
         run = cls(path)
-        run._refuse_if_used()
+        cls.refuse_if_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
             # Another process may have made a run here between the first look and the lock.
-            run._refuse_if_used()
+            cls.refuse_if_used(path)
             for name in SUBFOLDERS:
                 (path / name).mkdir(exist_ok=True)
             # config.yaml makes a folder a run, so it comes last and whole.
@@ -94,15 +94,17 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def _refuse_if_used(self) -> None:
-        if self.config.exists():
+    @classmethod
+    def refuse_if_used(cls, path: Path) -> None:
+        """Raise ValueError if `path` holds a run or other files; touches nothing."""
+        if cls(path).config.exists():
             raise ValueError(
-                f"{self.path} already holds a run; resume it with "
-                f"`telic train resume={self.path}` or choose another name="
+                f"{path} already holds a run; resume it with "
+                f"`telic train resume={path}` or choose another name="
             )
         ours = {".lock", ".config.yaml.new"}  # all that a killed `create` can leave
-        if any(p.is_file() and p.name not in ours for p in self.path.rglob("*")):
-            raise ValueError(f"{self.path} holds other files; choose another name=")
+        if any(p.is_file() and p.name not in ours for p in path.rglob("*")):
+            raise ValueError(f"{path} holds other files; choose another name=")
 
 
 def _nearest_runs(path: Path, count: int = 3) -> list[str]:

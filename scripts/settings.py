@@ -6,7 +6,8 @@ Every mistake (unknown key, wrong type, impossible value) raises UsageError with
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from agents import AgentConfig
 from envs import EnvConfig
 from mpc import PLANNERS, Planner, PlannerConfig, nearest
 from scripts.metrics import WandbConfig
+from scripts.run_folder import RunFolder
 from world_models import LossConfig, ModelConfig
 
 GROUPS = ("env", "planner")  # `planner=cem` is short for `planner.name=cem`
@@ -136,6 +138,21 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
         except (YAMLError, OmegaConfBaseException):
             raise UsageError(f"{item!r} cannot be read as key=value") from None
         config = OmegaConf.merge(config, one)  # type: ignore[assignment]
+    return config
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn the ValueError of a wrong name, folder or checkpoint into a UsageError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+
+
+def read_run_config(folder: RunFolder) -> dict[str, Any]:
+    """The settings that a run was started with, as plain values."""
+    config: Any = OmegaConf.to_container(read_yaml(str(folder.config)))
     return config
 
 

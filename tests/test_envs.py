@@ -372,8 +372,8 @@ def message_of(make):
         ("gym/toys/Integer-v0", "integer actions"),
         ("gym/toys/Pixels-v0", "pixels are not supported yet"),
         ("gym/toys/Text-v0", "has note Text"),
-        ("gym/toys/NeedsPackage-v0", "the Python package 'no_such_simulator'"),
-        ("gym/no_such_module:Env-v0", "no_such_module"),
+        ("gym/toys/NeedsPackage-v0", "the Python package 'no_such_simulator' is not installed"),
+        ("gym/no_such_module:Env-v0", "No module named 'no_such_module'"),
     ],
 )
 def test_a_name_that_cannot_be_used_says_why_in_one_line(name, words):
@@ -483,8 +483,10 @@ def test_pictures_show_the_state_of_their_own_environment(name, gl):
     assert np.abs(picture - fresh.render()).mean() < 0.5  # terrain of this episode, not of the last
     assert np.array_equal(picture, used.render())  # each draws in its own OpenGL context
     fresh.close()
+    del fresh, env
     assert np.array_equal(picture, used.render())
     used.close()
+    used.close()  # must be harmless
 
 
 def test_pygame_pictures_or_what_to_install():
