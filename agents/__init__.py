@@ -2,5 +2,6 @@
 
 from agents.agent import AgentConfig, Memory, MPCAgent
 from agents.episodes import EpisodeRecord, run_episodes
+from agents.protocol import Protocol
 
-__all__ = ["AgentConfig", "EpisodeRecord", "MPCAgent", "Memory", "run_episodes"]
+__all__ = ["AgentConfig", "EpisodeRecord", "MPCAgent", "Memory", "Protocol", "run_episodes"]

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.agent import MPCAgent, Memory
+from agents.agent import Memory, MPCAgent
 
 
 @dataclass

@@ -22,9 +22,7 @@ class Baseline(Planner[PlannerConfig]):
         """Actions (B, H, A) inside the bounds."""
 
     @torch.no_grad()
-    def search(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Choose, then roll out once."""
         actions = self.choose(problem, rng)
         cost, states = trajectory_cost(

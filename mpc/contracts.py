@@ -100,7 +100,7 @@ class Objective(ABC):
         """Cost of stopping at `z` (..., Z) after the horizon: (...)."""
 
     def shaping(self, model: WorldModel, transition: Transition, discount: float) -> Tensor:
-        """Dense one-step signal of lifted planners: stage + discounted terminal of the next state."""
+        """Dense one-step signal of lifted planners: stage + discounted terminal of z'. (...)."""
         ahead = discount * self.terminal(model, transition.next)
         if transition.continues is not None:
             ahead = ahead * transition.continues
@@ -154,9 +154,7 @@ class Problem:
 
         Common random numbers make a batch of B plan exactly as B single problems would.
         """
-        return torch.randn(
-            shape, generator=rng, device=self.state.device, dtype=self.state.dtype
-        )
+        return torch.randn(shape, generator=rng, device=self.state.device, dtype=self.state.dtype)
 
 
 @dataclass(frozen=True)
@@ -240,9 +238,7 @@ class Planner(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
-    def plan(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def plan(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Best actions found. Same arguments and generator state, same plan.
 
         `warm_start` is an already shifted `Plan.warm_start`. Raises ValueError if it does not
@@ -257,7 +253,5 @@ class Planner(ABC, Generic[C]):
         return replace(plan, diagnostics=replace(plan.diagnostics, seconds=seconds))
 
     @abstractmethod
-    def search(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """What a planner implements; `plan` checks and times it."""

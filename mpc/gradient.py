@@ -22,9 +22,7 @@ class Gradient(Planner[RestartConfig]):
         self._score = compiled(trajectory_cost, config.compile)
 
     @torch.no_grad()
-    def search(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Improve all restarts; the plan is the cheapest sequence met on the way."""
         cfg = self.config
         start = restarts(problem, warm_start, cfg, rng)

@@ -79,9 +79,7 @@ class Grasp(Planner[GraspConfig]):
         self._score = compiled(trajectory_cost, config.compile)
 
     @torch.no_grad()
-    def search(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the best restart by its true rollout is the plan."""
         cfg, horizon = self.config, problem.horizon
         forward = backward = 0
@@ -101,7 +99,9 @@ class Grasp(Planner[GraspConfig]):
             lifted, action_gradient, state_gradient = self._gradients(problem, states, actions)
             forward, backward = forward + 1, backward + 1
             sigma = cfg.noise * problem.model.latent_spread()
-            sigma *= noise_scale(cfg.noise_schedule, i / max(cfg.noise_until * cfg.iterations, 1e-9))
+            sigma *= noise_scale(
+                cfg.noise_schedule, i / max(cfg.noise_until * cfg.iterations, 1e-9)
+            )
             record(trace, lifted, action_gradient, state_gradient, sigma)
 
             lr = annealed(cfg.action_lr, i / cfg.iterations, cfg.final_lr)
@@ -131,9 +131,7 @@ class Grasp(Planner[GraspConfig]):
                 backward += cfg.sync_steps * horizon
 
         state = repeat(problem.state, cfg.restarts)
-        cost, _ = self._score(
-            problem.model, problem.objective, problem.discount, state, actions
-        )
+        cost, _ = self._score(problem.model, problem.objective, problem.discount, state, actions)
         best = cost.nan_to_num(nan=torch.inf).argmin(1)
         actions, states = pick(actions, best), pick(states, best)
         diagnostics = Diagnostics(

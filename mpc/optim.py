@@ -14,7 +14,7 @@ class Adam(NamedTuple):
 
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
-    count: int = 0
+    steps: int = 0
 
     @staticmethod
     def zeros(like: Tensor) -> Adam:
@@ -25,12 +25,12 @@ class Adam(NamedTuple):
         self, gradient: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> tuple[Tensor, Adam]:
         """What to subtract from the variable, and the optimiser afterwards."""
-        count = self.count + 1
+        steps = self.steps + 1
         mean = torch.lerp(gradient, self.mean, betas[0])
         square = torch.lerp(gradient.square(), self.square, betas[1])
-        scale = lr / (1 - betas[0] ** count)
-        root = (square / (1 - betas[1] ** count)).sqrt_().add_(1e-8)
-        return mean.mul(scale).div_(root), Adam(mean, square, count)
+        scale = lr / (1 - betas[0] ** steps)
+        root = (square / (1 - betas[1] ** steps)).sqrt_().add_(1e-8)
+        return mean.mul(scale).div_(root), Adam(mean, square, steps)
 
 
 def clip_norm(gradient: Tensor, limit: float) -> Tensor:

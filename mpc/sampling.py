@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -66,9 +66,7 @@ class SamplingPlanner(Planner[S]):
         """Next distribution from candidates (B, N, H, A) and their cost (B, N)."""
 
     @torch.no_grad()
-    def search(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
-    ) -> Plan:
+    def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate sample and refit; the plan is the mean of the last distribution."""
         cfg, horizon = self.config, problem.horizon
         dist = self._start(problem, warm_start)
@@ -121,16 +119,19 @@ class SamplingPlanner(Planner[S]):
         return std.clamp(self.config.min_std, self.config.max_std)
 
 
+@dataclass(frozen=True)
+class ShootingConfig(SamplingConfig):
+    """Options of random shooting."""
+
+    samples: int = 512
+    iterations: int = 1
+
+
 @register("random_shooting")
-class RandomShooting(SamplingPlanner[SamplingConfig]):
+class RandomShooting(SamplingPlanner[ShootingConfig]):
     """Uniform random sequences; the best of all iterations is the plan."""
 
-    @dataclass(frozen=True)
-    class Config(SamplingConfig):
-        """Options of random shooting."""
-
-        samples: int = 512
-        iterations: int = 1
+    Config = ShootingConfig
 
     def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
         """Uniform in [-1, 1], whatever the distribution, (B, N, H, A)."""
@@ -152,15 +153,16 @@ class EliteConfig(SamplingConfig):
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
-        self.require(
-            "elites", 0 < self.elites <= self.samples, f"1 to samples = {self.samples}"
-        )
+        self.require("elites", 0 < self.elites <= self.samples, f"1 to samples = {self.samples}")
 
 
-class ElitePlanner(SamplingPlanner[EliteConfig]):
+E = TypeVar("E", bound=EliteConfig)
+
+
+class ElitePlanner(SamplingPlanner[E]):
     """Normal candidates; the distribution moves to the weighted mean and spread of the elites."""
 
-    Config: Any = EliteConfig
+    Config = EliteConfig
 
     def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
         """mean + std * noise, (B, N, H, A)."""
@@ -182,7 +184,7 @@ class ElitePlanner(SamplingPlanner[EliteConfig]):
 
 
 @register("cem")
-class CEM(ElitePlanner):
+class CEM(ElitePlanner[EliteConfig]):
     """Cross-entropy method: all elites count alike (Rubinstein 1999)."""
 
     def weigh(self, cost: Tensor) -> Tensor:
@@ -190,22 +192,23 @@ class CEM(ElitePlanner):
         return torch.full_like(cost, 1.0 / cost.shape[1])
 
 
+@dataclass(frozen=True)
+class MPPIConfig(EliteConfig):
+    """Options of MPPI."""
+
+    temperature: float = 0.5  # weights are softmax(-temperature * cost)
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        self.require("temperature", self.temperature > 0, "above 0")
+
+
 @register("mppi")
-class MPPI(ElitePlanner):
+class MPPI(ElitePlanner[MPPIConfig]):
     """Model-predictive path integral control over elites (Williams 2015; TD-MPC2, Hansen 2024)."""
 
-    @dataclass(frozen=True)
-    class Config(EliteConfig):
-        """Options of MPPI."""
-
-        temperature: float = 0.5  # weights are softmax(-temperature * cost)
-
-        def __post_init__(self) -> None:
-            """Refuse values that make no sense."""
-            super().__post_init__()
-            self.require("temperature", self.temperature > 0, "above 0")
-
-    config: Config  # type: ignore[assignment]
+    Config = MPPIConfig
 
     def weigh(self, cost: Tensor) -> Tensor:
         """softmax(-temperature * (cost - best)), the exponent of TD-MPC2."""

@@ -68,7 +68,9 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
     checkpoint = load_checkpoint(folder)
     meta = checkpoint.meta
     try:
-        env = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()}
+        env: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()
+        }
         spec = EnvSpec(**env)
         model = LatentModel(spec.obs_dim, spec.action_dim, ModelConfig(**meta["model"]))
         model.load_state_dict(checkpoint.tensors["model"])

@@ -8,11 +8,11 @@ import json
 import logging
 import math
 import netrc
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, SupportsFloat
 from urllib.parse import urlsplit
 
@@ -142,6 +142,8 @@ class _WandbRun:
     def _start(
         self, folder: Path, config: WandbConfig, run_config: Mapping[str, Any], name: str
     ) -> None:
+        # W&B takes our package `agents` for another one of that name and advertises an add-on.
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
         import wandb  # slow, and not needed when disabled
 
         known = wandb.Settings.model_fields
@@ -150,7 +152,7 @@ class _WandbRun:
             dir=str(folder),
             id=_run_id(folder),
             resume="allow",
-            mode=_wandb_mode(wandb, config.mode),  # type: ignore[arg-type]
+            mode=wandb_mode(config.mode),  # type: ignore[arg-type]
             name=name,
             project=config.project,
             entity=config.entity,
@@ -170,10 +172,12 @@ class _WandbRun:
             self._run = None
 
 
-def _wandb_mode(wandb: ModuleType, mode: str) -> str:
+def wandb_mode(mode: str) -> str:
     """`mode`, with auto settled by the user's W&B settings and by whether there is a key."""
     if mode != "auto":
         return mode
+    import wandb
+
     settings = wandb.setup().settings
     if settings.mode != "online":
         return settings.mode

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from agents import AgentConfig
@@ -116,6 +116,8 @@ def load(
     _check_keys(typed, raw, "")
     try:
         return OmegaConf.to_object(OmegaConf.merge(typed, raw))  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise UsageError(f"{error.full_key}= is required") from None
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise UsageError(f"{error.full_key}: {reason}") from None
@@ -227,12 +229,12 @@ def _schema(schema: type[Any], raw: DictConfig) -> DictConfig:
 
 
 def _check_keys(typed: DictConfig, raw: DictConfig, prefix: str) -> None:
-    for key in raw:
-        known = [str(k) for k in typed]
-        if key not in typed:
+    for key in map(str, raw):
+        known = [str(k) for k in typed.keys()]  # noqa: SIM118  `in` skips required options
+        if key not in known:
             where = f"{prefix}{key}"
             raise UsageError(
-                f"unknown option {where!r}{nearest(str(key), known)} "
+                f"unknown option {where!r}{nearest(key, known)} "
                 f"(options{f' of {prefix[:-1]}' if prefix else ''}: {', '.join(known)})"
             )
         if isinstance(typed._get_node(key), DictConfig):

@@ -32,6 +32,7 @@ from scripts.settings import (
     read_run_config,
     usage_errors,
 )
+from scripts.terminal import console as make_console
 from scripts.training import COMPONENTS, TrainingRun, train
 from world_models import latest_checkpoint, load_checkpoint
 
@@ -82,7 +83,7 @@ def _resumed(path: Path, files: Sequence[str], overrides: Sequence[str]) -> Trai
 
 
 def _train(run: TrainingRun) -> int:
-    console = Console()
+    console = make_console()
     settings, folder = run.settings, run.folder
     stop: list[int] = []
     previous = {s: signal.signal(s, _request(stop)) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -90,9 +90,7 @@ class TrainingRun:
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         eager = make_planner_from(replace(settings.planner, compile=False))
         arguments = (Reward(), self.discount, settings.agent)
-        self.agent = MPCAgent(
-            self.trainer.frozen, make_planner_from(settings.planner), *arguments
-        )
+        self.agent = MPCAgent(self.trainer.frozen, make_planner_from(settings.planner), *arguments)
         self.evaluator = MPCAgent(self.trainer.frozen, eager, *arguments)
         self.memory = self.agent.start(seed, self.device)
         self.collector = Collector(self.env, seed)
@@ -240,6 +238,11 @@ class TrainingRun:
             index -= 1
 
 
+def passed(every: int, frames: int, repeat: int) -> bool:
+    """Whether a multiple of `every` env frames lies in the last control step; never for 0."""
+    return every > 0 and frames // every > (frames - repeat) // every
+
+
 Progress = Callable[[TrainingRun, dict[str, float]], None]
 
 
@@ -257,10 +260,9 @@ def train(
             run.save()
             return False
         shown = run.advance()
-        due = run.frames // settings.eval_every if settings.eval_every else 0
-        if due > (run.frames - repeat) // max(1, settings.eval_every) and run.learning:
+        if run.learning and passed(settings.eval_every, run.frames, repeat):
             shown = {**shown, **run.evaluate()}
-        if run.frames // settings.checkpoint_every > (run.frames - repeat) // settings.checkpoint_every:
+        if passed(settings.checkpoint_every, run.frames, repeat):
             run.save()
         progress(run, shown)
     run.save()

@@ -135,20 +135,20 @@ def test_auto_is_offline_without_a_key_and_online_with_one(
 ) -> None:
     import wandb
 
-    from scripts.metrics import _wandb_mode
+    from scripts.metrics import wandb_mode
 
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     wandb.teardown()
-    assert _wandb_mode(wandb, "auto") == "offline"
+    assert wandb_mode("auto") == "offline"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "a" * 40 + "\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert _wandb_mode(wandb, "auto") == "online"
+    assert wandb_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.teardown()
-    assert _wandb_mode(wandb, "auto") == "offline"
-    assert _wandb_mode(wandb, "online") == "online"
+    assert wandb_mode("auto") == "offline"
+    assert wandb_mode("online") == "online"
     wandb.teardown()
 
 

@@ -5,7 +5,6 @@ Used for rewards and values of any scale (Hafner et al. 2023, arXiv:2301.04104, 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,15 +74,13 @@ class Trainer:
         known = {id(p) for p in actor + encoder}
         rest = [p for p in model.parameters() if id(p) not in known]
         self._model_parameters, self._actor_parameters = encoder + rest, actor
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": encoder, "lr": config.lr * config.encoder_lr_scale},
-                {"params": rest},
-                {"params": actor, "eps": 1e-5},
-            ],
-            lr=config.lr,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": encoder, "lr": config.lr * config.encoder_lr_scale},
+            {"params": rest},
+            {"params": actor, "eps": 1e-5},
+        ]
+        fused = device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=fused)
         self._losses = compiled(self._compute, config.compile)
 
     def update(self, batch: Batch) -> Tensor:
@@ -199,4 +198,3 @@ class Trainer:
         ordered = q[0].detach().sort().values
         low, high = int(0.05 * (len(ordered) - 1)), int(0.95 * (len(ordered) - 1))
         return loss, entropy.mean(), ordered[high] - ordered[low]
-

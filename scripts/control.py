@@ -1,0 +1,210 @@
+"""`telic control`: watch a trained agent control: return, latency, pictures of a plan, video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from agents import Memory, MPCAgent
+from envs import RenderingUnavailable
+from mpc import Plan, Reward, trajectory_cost
+from scripts.loading import LoadedRun, PlannerChoice, open_run
+from scripts.plots import decision_trace, plan_picture
+from scripts.readout import fit_readout
+from scripts.settings import UsageError, load, usage_errors
+from scripts.terminal import console as make_console
+from scripts.video import write_video
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """Options of `telic control`."""
+
+    run: str = "???"  # run folder
+    checkpoint: str | None = None  # folder of one checkpoint; None: the newest of the run
+    planner: str = "the one of the training"  # and planner.option=value
+    episodes: int = 1
+    seed: int = 30_000_000  # of the first episode
+    video: bool = False  # mp4 of every episode
+    plan_step: int | None = None  # control step whose plan is drawn; None: a lively one
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for option in ("episodes", "threads"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+
+
+@dataclass
+class Trace:
+    """What was seen in one controlled episode."""
+
+    obs: list[NDArray[np.float32]] = field(default_factory=list)  # (O,), one more than rewards
+    rewards: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    fallbacks: int = 0
+
+    @property
+    def score(self) -> float:
+        """Undiscounted return."""
+        return float(sum(self.rewards))
+
+    def add(self, obs: NDArray[np.float32], reward: float, memory: Memory) -> None:
+        """Append what a control step led to."""
+        assert memory.plan is not None
+        self.obs.append(obs)
+        self.rewards.append(reward)
+        self.milliseconds.append(1000.0 * memory.seconds)
+        self.plans.append(memory.plan)
+
+    def liveliest(self) -> int:
+        """The control step at which the observation changes most: a plan worth looking at."""
+        seen = np.stack(self.obs)
+        change = np.abs(np.diff(seen, axis=0)) / (seen.std(0) + 1e-6)
+        # Not so late that what happened cannot be drawn beside the plan.
+        last = max(1, len(change) - self.plans[0].actions.shape[1])
+        return int(change.sum(1)[:last].argmax())
+
+
+def defaults_text() -> str:
+    """All options with their defaults, for the help."""
+    return OmegaConf.to_yaml(OmegaConf.structured(ControlSettings))
+
+
+def main(files: Sequence[str], overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    choice = PlannerChoice.split(overrides, default=None)
+    settings = load(ControlSettings, files, choice.rest)
+    torch.set_num_threads(settings.threads)
+    loaded = open_run(settings.run, settings.checkpoint, settings.device, choice.env)
+    name = choice.names[0] if choice.names else loaded.settings.planner.name
+    if len(choice.names) > 1:
+        raise UsageError("control takes one planner; telic evaluate compares several")
+    choice.check([name])
+    console = make_console()
+    with usage_errors():
+        planner = choice.make(name, loaded.settings.planner)
+        agent = loaded.trained.agent(planner, loaded.settings.agent)
+    spec = loaded.trained.spec
+    env, rendered = _environment(loaded, settings.video, console)
+    horizon = planner.config.horizon
+    console.print(
+        f"[bold]{spec.name}[/] with {name}, horizon {horizon} "
+        f"({horizon * spec.control_period:.2f} s), model of {loaded.trained.frames} env frames"
+    )
+    for seed in range(settings.seed, settings.seed + settings.episodes):
+        trace = _episode(agent, env, seed, rendered, loaded.device, console)
+        _report(trace, spec.control_period, console)
+        for path in _files(trace, loaded, f"{name}-seed{seed}", settings.plan_step):
+            console.print(f"  {path}")
+    env.close()
+    return 0
+
+
+def _environment(
+    loaded: LoadedRun, video: bool, console: Console
+) -> tuple[gymnasium.Env[Any, Any], bool]:
+    """The environment, and whether it renders: without OpenGL a line says so and that is all."""
+    if video:
+        try:
+            return loaded.make_env(render=True), True
+        except RenderingUnavailable as error:
+            console.print(f"[yellow]no video:[/] {error}")
+    return loaded.make_env(), False
+
+
+def _episode(
+    agent: MPCAgent,
+    env: gymnasium.Env[Any, Any],
+    seed: int,
+    rendered: bool,
+    device: torch.device,
+    console: Console,
+) -> Trace:
+    """Control one episode under a line that shows return and latency."""
+    trace = Trace()
+    obs, _ = env.reset(seed=seed)
+    memory = agent.start(seed, device)
+    trace.obs.append(obs)
+    over = False
+    with Live(console=console, transient=True, refresh_per_second=4) as live:
+        while not over:
+            actions, memory = agent.act(obs[None], memory)
+            obs, reward, terminated, truncated, _ = env.step(actions[0])
+            over = terminated or truncated
+            trace.add(obs, float(reward), memory)
+            if rendered:
+                trace.frames.append(env.render())  # type: ignore[arg-type]
+            live.update(
+                Text(
+                    f"step {len(trace.rewards)}  return {trace.score:.1f}  "
+                    f"{trace.milliseconds[-1]:.1f} ms per decision"
+                )
+            )
+    trace.fallbacks = memory.fallbacks
+    return trace
+
+
+def _report(trace: Trace, control_period: float, console: Console) -> None:
+    # The first decision is cold in every cache.
+    latency = np.array(trace.milliseconds[1:] or trace.milliseconds)
+    late = float(np.mean(latency > 1000 * control_period))
+    console.print(
+        f"return {trace.score:.1f} in {len(trace.rewards)} control steps; "
+        f"{np.median(latency):.1f} ms per decision (95 % below "
+        f"{np.quantile(latency, 0.95):.1f}, longest {latency.max():.1f}), "
+        f"{100 * late:.0f} % over the control period of {1000 * control_period:.0f} ms; "
+        f"{trace.fallbacks} fallbacks"
+    )
+
+
+def _files(trace: Trace, loaded: LoadedRun, stem: str, plan_step: int | None) -> list[Path]:
+    """Write the pictures, and the video where there are frames; returns their paths."""
+    plots, spec = loaded.folder.plots, loaded.trained.spec
+    plots.mkdir(exist_ok=True)
+    paths = [plots / f"episode-{stem}.png", plots / f"plan-{stem}.png"]
+    period = 1000 * spec.control_period
+    decision_trace(paths[0], trace.rewards, trace.milliseconds, period, f"{spec.name}, {stem}")
+    step = trace.liveliest() if plan_step is None else min(plan_step, len(trace.plans) - 1)
+    _draw_plan(paths[1], trace, loaded, stem, step)
+    if trace.frames:
+        paths.append(loaded.folder.videos / f"{stem}.mp4")
+        write_video(paths[-1], trace.frames, fps=1.0 / spec.control_period)
+    return paths
+
+
+def _draw_plan(path: Path, trace: Trace, loaded: LoadedRun, stem: str, step: int) -> None:
+    """The plan made at `step`: its states, the model's rollout of its actions, what happened."""
+    model, spec = loaded.trained.model, loaded.trained.spec
+    obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
+    readout = fit_readout(model, obs)
+    plan = trace.plans[step]
+    horizon = plan.actions.shape[1]
+    with torch.no_grad():
+        _, rolled = trajectory_cost(
+            model, Reward(), loaded.trained.discount, plan.states[:, 0], plan.actions
+        )
+        virtual, rollout = readout(plan.states[0]).cpu(), readout(rolled[0]).cpu()
+    happened = obs[step : step + horizon + 1][:, readout.columns].cpu()
+    names = spec.obs_names or tuple(f"observation[{i}]" for i in range(spec.obs_dim))
+    labels = [
+        f"{names[column]} (R² {quality:.2f})"
+        for column, quality in zip(readout.columns, readout.quality, strict=True)
+    ]
+    title = f"{spec.name}, {stem}: plan at control step {step}"
+    plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), labels, title)

@@ -1,0 +1,49 @@
+"""`telic list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from rich.console import Console
+from rich.table import Table
+
+from envs import env_names
+from mpc import PLANNERS, nearest
+from scripts.settings import UsageError, bundled
+from scripts.terminal import console as make_console
+from world_models import LatentModel, ModelConfig
+
+KINDS = ("planners", "envs", "models", "configs")
+
+
+def main(files: Sequence[str], overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    if len(overrides) != 1 or overrides[0] not in KINDS:
+        wrong = " ".join(overrides)
+        hint = nearest(wrong, list(KINDS))
+        raise UsageError(f"telic list takes one of {', '.join(KINDS)}, got {wrong!r}{hint}")
+    console = make_console()
+    if overrides[0] == "planners":
+        _planners(console)
+    elif overrides[0] == "models":
+        sizes = ", ".join(f"{f.name}={f.default}" for f in fields(ModelConfig))
+        console.print(f"latent  {_summary(LatentModel)}\n  model.option=value with: {sizes}")
+    else:
+        names = env_names() if overrides[0] == "envs" else bundled()
+        console.print("\n".join(names))
+    return 0
+
+
+def _planners(console: Console) -> None:
+    table = Table("planner", "what it does", "planner.option=default")
+    for name in PLANNERS.names():
+        cls = PLANNERS[name]
+        options = ", ".join(f"{f.name}={f.default}" for f in fields(cls.Config))
+        table.add_row(name, _summary(cls), options)
+    console.print(table)
+
+
+def _summary(cls: type) -> str:
+    """First line of a class's docstring."""
+    return (cls.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,195 @@
+"""Fixtures that the unit tests share: exact models, problems over them, and a counter of calls."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpc import (
+    BoxActions,
+    Effort,
+    GoalDistance,
+    Objective,
+    Plan,
+    Problem,
+    Reward,
+    Weighted,
+    WorldModel,
+    make_planner,
+)
+from world_models import LatentModel, ModelConfig, double_integrator
+
+# Sums of floats repeat bit for bit on one thread only, and more threads do not help tiny models.
+torch.set_num_threads(1)
+
+
+class Generators:
+    """Seeded generators: `rng(3)`. A fixture, so that no test touches the global generator."""
+
+    def __call__(self, seed: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def rng() -> Callable[[int], torch.Generator]:
+    return Generators()
+
+
+class Drift(WorldModel):
+    """s' = s + a: the model in which every effect of a planner can be computed in the head."""
+
+    def __init__(self, dim: int = 2, spread: float = 1.0) -> None:
+        super().__init__()
+        self.latent_dim = self.action_dim = dim
+        self.spread = spread
+
+    def encode(self, obs: Tensor) -> Tensor:
+        return obs
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        return z + a
+
+    def latent_spread(self) -> float:
+        return self.spread
+
+
+class Homing(Drift):
+    """A drift with a policy that goes straight to the origin."""
+
+    def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        return (-z if noise is None else noise - z).clamp(-1.0, 1.0)
+
+
+@pytest.fixture
+def drift() -> Callable[..., Drift]:
+    return Drift
+
+
+@pytest.fixture
+def homing() -> Homing:
+    return Homing()
+
+
+class Calls:
+    """Counts what a model is really asked, from outside: wraps its `predict` and `step`.
+
+    A `step` that `predict` makes itself belongs to the same call.
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        self.rows: list[int] = []  # how many predictions each call asked for
+        self.differentiated: list[bool] = []
+        self._inside = False
+        for verb in ("predict", "step"):
+            setattr(model, verb, self._spy(getattr(model, verb)))
+
+    def _spy(self, verb: Callable[..., Any]) -> Callable[..., Any]:
+        def call(z: Tensor, a: Tensor) -> Any:
+            if self._inside:
+                return verb(z, a)
+            self.rows.append(z.shape[:-1].numel())
+            self.differentiated.append(torch.is_grad_enabled())
+            self._inside = True
+            try:
+                return verb(z, a)
+            finally:
+                self._inside = False
+
+        return call
+
+
+@pytest.fixture
+def count_calls() -> type[Calls]:
+    return Calls
+
+
+def make_problem(
+    model: WorldModel,
+    state: Tensor,
+    horizon: int,
+    objective: Objective | None = None,
+    discount: float = 1.0,
+) -> Problem:
+    actions = BoxActions(model.action_dim)
+    return Problem(model, objective or Reward(), state, horizon, actions, discount)
+
+
+@pytest.fixture(scope="session")
+def problem_of() -> Callable[..., Problem]:
+    """`problem_of(model, state, horizon, objective, discount)`."""
+    return make_problem
+
+
+@pytest.fixture(scope="session")
+def plan() -> Callable[..., Plan]:
+    """`plan(name, problem, warm_start, seed, **options)`: one call of a planner by name."""
+
+    def call(
+        name: str, problem: Problem, warm_start: Any = None, seed: int = 0, **options: Any
+    ) -> Plan:
+        planner = make_planner(name, horizon=problem.horizon, **options)
+        return planner.plan(problem, warm_start, Generators()(seed))
+
+    return call
+
+
+def random_latent_model(obs_dim: int = 3, action_dim: int = 2, seed: int = 0) -> LatentModel:
+    """A small latent model in float64 with random weights everywhere, zero layers included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=11, bin_limit=3.0)
+        model = LatentModel(obs_dim, action_dim, config).double()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+@pytest.fixture
+def latent_model() -> LatentModel:
+    return random_latent_model()
+
+
+def integrator_problem() -> Problem:
+    """Reward of the double integrator, from three starts."""
+    state = torch.tensor([[1.0, 0.0], [-0.5, 0.4], [0.2, -1.0]], dtype=torch.float64)
+    return make_problem(double_integrator(), state, 5)
+
+
+def goal_problem() -> Problem:
+    """A goal and effort for the double integrator: an objective with parts and a discount."""
+    state = integrator_problem().state
+    parts = {"goal": (1.0, GoalDistance(-0.5 * state, 0.1)), "effort": (0.05, Effort())}
+    return make_problem(double_integrator(), state, 5, Weighted(parts), 0.9)
+
+
+def latent_problem() -> Problem:
+    """A learned model, with a policy, a value and ends of episodes, and random weights."""
+    model = random_latent_model()
+    obs = torch.randn(3, 3, generator=Generators()(7), dtype=torch.float64)
+    return make_problem(model, model.encode(obs).detach(), 5, discount=0.95)
+
+
+PROBLEMS = {"integrator": integrator_problem, "goal": goal_problem, "latent": latent_problem}
+
+
+@pytest.fixture(params=sorted(PROBLEMS))
+def problem(request: pytest.FixtureRequest) -> Problem:
+    """Three problems at once (B = 3), over each kind of model and objective in turn."""
+    return PROBLEMS[request.param]()
+
+
+@pytest.fixture
+def integrator() -> Problem:
+    return integrator_problem()
+
+
+@pytest.fixture
+def goal_task() -> Problem:
+    return goal_problem()
+
+
+@pytest.fixture
+def latent_task() -> Problem:
+    return latent_problem()

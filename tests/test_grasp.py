@@ -1,0 +1,570 @@
+"""GRASP: its gradients against finite differences, its steps against pencil and paper."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpc import (
+    Effort,
+    GoalDistance,
+    Objective,
+    Plan,
+    Problem,
+    Reward,
+    WarmStart,
+    Weighted,
+    make_planner,
+    shift,
+    trajectory_cost,
+)
+from mpc.descent import Start
+from mpc.lifting import (
+    DISTANCES,
+    SCHEDULES,
+    distance,
+    initial_states,
+    lifted_loss,
+    noise_scale,
+    pin,
+    renew,
+)
+from mpc.rollout import defect
+from world_models import PointMass
+
+WEIGHT, DISCOUNT = 0.7, 0.9
+
+
+class Lift:
+    """A random lifted path of the point mass (nonlinear reward), B = 2, K = 2, H = 3."""
+
+    def __init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.model = PointMass()
+        # Steps large enough that Huber's linear part is met too.
+        self.states = 0.8 * torch.randn(2, 2, 4, 4, generator=rng, dtype=torch.float64)
+        self.actions = torch.rand(2, 2, 3, 2, generator=rng, dtype=torch.float64) - 0.5
+        goal = torch.randn(2, 4, generator=rng, dtype=torch.float64)
+        parts = {"goal": (1.0, GoalDistance(goal, 0.3)), "reward": (0.5, Reward())}
+        self.objective: Objective = Weighted({**parts, "effort": (0.2, Effort())})
+
+    def loss(self, kind: str, stop: bool, states: Tensor, actions: Tensor) -> Tensor:
+        return lifted_loss(
+            self.model, self.objective, DISCOUNT, states, actions, WEIGHT, kind, stop
+        ).loss
+
+    def expected(self, kind: str, inputs: Tensor, targets: Tensor, actions: Tensor) -> float:
+        """The loss from its definition, states as inputs of the model and as targets apart."""
+        total = 0.0
+        for t in range(actions.shape[2]):
+            move = self.model.predict(inputs[:, :, t], actions[:, :, t])
+            x, y = move.next, targets[:, :, t + 1]
+            if kind == "mse":
+                gap = 0.5 * ((x - y) ** 2).sum(-1)
+            elif kind == "huber":
+                far = (x - y).abs()
+                gap = torch.where(far < 1.0, 0.5 * far**2, far - 0.5).sum(-1)
+            else:
+                gap = 1.0 - (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))
+            ahead = self.objective.terminal(self.model, move.next)
+            total = total + gap + WEIGHT * (self.objective.stage(move) + DISCOUNT * ahead)
+        return float(total.sum())
+
+
+def finite_difference(function: Callable[[Tensor], float], x: Tensor) -> Tensor:
+    """Central differences of `function` at `x`, one number at a time."""
+    slope, size = torch.zeros_like(x), 1e-6
+    for i in range(x.numel()):
+        bump = torch.zeros_like(x)
+        bump.view(-1)[i] = size
+        slope.view(-1)[i] = (function(x + bump) - function(x - bump)) / (2 * size)
+    return slope
+
+
+def gradients(lift: Lift, kind: str, stop: bool) -> tuple[Tensor, Tensor]:
+    states, actions = lift.states.clone().requires_grad_(), lift.actions.clone().requires_grad_()
+    return torch.autograd.grad(lift.loss(kind, stop, states, actions).sum(), (states, actions))
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_the_lifted_loss_is_its_formula(kind: str) -> None:
+    lift = Lift()
+    loss = lift.loss(kind, True, lift.states, lift.actions)
+    assert loss.shape == (2, 2)
+    expected = lift.expected(kind, lift.states, lift.states, lift.actions)
+    assert float(loss.sum()) == pytest.approx(expected)
+    parts = lifted_loss(
+        lift.model, lift.objective, DISCOUNT, lift.states, lift.actions, WEIGHT, kind, True
+    )
+    torch.testing.assert_close(parts.defect + WEIGHT * parts.shaping, parts.loss)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_with_stop_gradient_states_move_as_targets_only(kind: str) -> None:
+    lift = Lift()
+    moved, _ = gradients(lift, kind, True)
+    as_target = finite_difference(
+        lambda y: lift.expected(kind, lift.states, y, lift.actions), lift.states
+    )
+    torch.testing.assert_close(moved, as_target, rtol=1e-5, atol=1e-6)
+    full = finite_difference(lambda y: lift.expected(kind, y, y, lift.actions), lift.states)
+    assert (full - as_target).abs().max() > 0.1, "the two gradients must differ to be told apart"
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_without_stop_gradient_states_get_the_full_gradient(kind: str) -> None:
+    lift = Lift()
+    moved, _ = gradients(lift, kind, False)
+    full = finite_difference(lambda y: lift.expected(kind, y, y, lift.actions), lift.states)
+    torch.testing.assert_close(moved, full, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_actions_get_the_full_gradient(kind: str, stop: bool) -> None:
+    lift = Lift()
+    _, moved = gradients(lift, kind, stop)
+    full = finite_difference(
+        lambda a: lift.expected(kind, lift.states, lift.states, a), lift.actions
+    )
+    torch.testing.assert_close(moved, full, rtol=1e-5, atol=1e-6)
+
+
+def test_distances_vanish_where_states_meet() -> None:
+    x, y = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 4.0])
+    assert [float(distance(k, x, x)) for k in DISTANCES] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert float(distance("mse", x, y)) == pytest.approx(4.5)
+    assert float(distance("huber", x, y)) == pytest.approx(2.5)
+    assert float(distance("cosine", x, y)) == pytest.approx(1 - 0.8)
+
+
+# ---- one iteration, looked at from outside
+
+
+def drifting(problem_of: Callable[..., Problem], model: Any, horizon: int = 4) -> Problem:
+    """A drift s' = s + a that has nothing to do: no reward, no goal, effort costs."""
+    state = torch.tensor([[1.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+    return problem_of(model, state, horizon, Effort())
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_an_iteration_is_one_batched_call(
+    restarts: int,
+    latent_task: Problem,
+    plan: Callable[..., Plan],
+    drift: Any,
+    count_calls: Any,
+    problem_of: Callable[..., Problem],
+) -> None:
+    """All B K H predictions of an iteration at once; one rollout and one defect at the end."""
+    problem = drifting(problem_of, drift(), horizon=7)
+    calls = count_calls(problem.model)
+    plan("grasp", problem, iterations=4, restarts=restarts, states_init="noise")
+    assert calls.rows == [2 * restarts * 7] * 4 + [2 * restarts] * 7 + [2 * 7]
+    assert calls.differentiated == [True] * 4 + [False] * 8
+
+
+def test_a_warm_plan_makes_no_sequential_call_but_those_for_the_tail(
+    latent_task: Problem, plan: Callable[..., Plan], count_calls: Any
+) -> None:
+    warm = shift(plan("grasp", latent_task).warm_start, 2)
+    calls = count_calls(latent_task.model)
+    found = plan("grasp", latent_task, warm, restarts=1, iterations=5)
+    # B = 3, H = 5: two steps to fill the tail, five iterations, the final rollout, the defect.
+    assert calls.rows == [3] * 2 + [15] * 5 + [3] * 5 + [15]
+    assert found.diagnostics.forward_calls == 13
+
+
+def one_step(
+    problem: Problem, plan: Callable[..., Plan], states: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """States after iterations from given `states` (B, H + 1, Z) and zero actions; s_t + a_t."""
+    actions = problem.state.new_zeros(problem.batch, problem.horizon, problem.actions.dim)
+    options = {"restarts": 1, "iterations": 1, "noise": 0.0, "state_clip": 1e9} | options
+    found = plan("grasp", problem, WarmStart(actions, states), **options)
+    return found.states, problem.model.step(states[:, :-1], actions)
+
+
+def scattered(problem: Problem, size: float) -> Tensor:
+    """Virtual states (B, H + 1, Z) all over the place, s_0 in its own."""
+    rng = torch.Generator().manual_seed(1)
+    shape = (problem.batch, problem.horizon, problem.state.shape[1])
+    free = size * torch.randn(shape, generator=rng, dtype=torch.float64)
+    return torch.cat([problem.state.unsqueeze(1), free], 1)
+
+
+def test_a_full_step_of_sgd_moves_every_state_onto_its_prediction(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    moved, predictions = one_step(integrator, plan, scattered(integrator, 3.0), state_lr=1.0)
+    torch.testing.assert_close(moved[:, 1:], predictions)
+
+
+def test_half_a_step_moves_half_the_way(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    states = scattered(integrator, 3.0)
+    moved, predictions = one_step(integrator, plan, states, state_lr=0.5)
+    torch.testing.assert_close(moved[:, 1:], 0.5 * (states[:, 1:] + predictions))
+
+
+def test_the_clip_bounds_the_step_of_each_state_alone(
+    drift: Any, problem_of: Callable[..., Problem], plan: Callable[..., Plan]
+) -> None:
+    problem = drifting(problem_of, drift())
+    states = problem.state.unsqueeze(1).repeat(1, 5, 1)
+    states[:, 2:] += 100.0  # s_2 is far from its prediction, all others sit on theirs
+    states[:, 4] += 0.1
+    moved, _ = one_step(problem, plan, states, state_clip=0.25)
+    steps = (moved - states).norm(dim=-1)
+    near = 0.1 * 2**0.5
+    torch.testing.assert_close(steps[0], torch.tensor([0, 0, 0.25, 0, near]).double())
+
+
+def test_actions_are_clipped_apart_from_states(
+    drift: Any, problem_of: Callable[..., Problem], plan: Callable[..., Plan]
+) -> None:
+    """Adam hides the length of one step, but not of two: a clipped giant counts like the next."""
+    problem = drifting(problem_of, drift())
+    states = problem.state.unsqueeze(1).repeat(1, 5, 1)
+    states[:, 2] += 100.0
+    options = {"restarts": 1, "iterations": 2, "noise": 0.0, "state_clip": 1e9}
+    start = WarmStart(states.new_zeros(2, 4, 2), states)
+    # The huge gap pulls its action in the first iteration only; the state has closed it then.
+    free = plan("grasp", problem, start, action_clip=1e9, **options)
+    tame = plan("grasp", problem, start, action_clip=0.01, **options)
+    assert not torch.allclose(free.actions, tame.actions, atol=1e-4)
+    torch.testing.assert_close(free.states[:, 3], tame.states[:, 3], rtol=0, atol=0.5)
+
+
+# ---- noise
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_noise_schedules_fall_and_end(schedule: str) -> None:
+    scale = [noise_scale(schedule, i / 100) for i in range(130)]
+    assert scale[0] == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(scale, scale[1:], strict=False))
+    assert scale[100:] == [0.0] * 30
+    halfway = {"constant": 1.0, "linear": 0.5, "cosine": 0.5, "exponential": 0.082}
+    assert scale[50] == pytest.approx(halfway[schedule], abs=1e-3)
+
+
+@pytest.mark.parametrize(("lr", "noise", "spread"), [(1.0, 0.1, 2.5), (0.5, 0.1, 2.5), (1, 0.3, 4)])
+def test_noise_is_relative_to_the_spread_and_to_the_step(
+    lr: float, noise: float, spread: float, drift: Any, problem_of: Any, plan: Callable[..., Plan]
+) -> None:
+    """In the drift, states that start on their predictions are moved by the noise alone."""
+    problem = drifting(problem_of, drift(2, spread), horizon=1000)
+    still = problem.state.unsqueeze(1).repeat(1, 1001, 1)
+    moved, _ = one_step(problem, plan, still, state_lr=lr, noise=noise, noise_until=1.0)
+    measured = (moved - still)[0, 1:]
+    assert float(measured.std()) == pytest.approx(lr * noise * spread, rel=0.05)
+    assert abs(float(measured.mean())) < 0.1 * lr * noise * spread
+    assert torch.equal(moved[:, 0], problem.state)
+
+
+@pytest.mark.parametrize("until", [0.0, 0.25, 0.5, 1.0])
+def test_there_is_no_noise_after_its_share_of_the_iterations(
+    until: float, drift: Any, problem_of: Any, plan: Callable[..., Plan]
+) -> None:
+    problem = drifting(problem_of, drift(2, 3.0))
+    found = plan("grasp", problem, iterations=20, noise=0.2, noise_until=until)
+    sigma = found.diagnostics.trace["noise"]
+    noisy = round(20 * until)
+    assert (sigma[:noisy] > 0).all() and not sigma[noisy:].any()
+    if noisy:
+        assert float(sigma[0]) == pytest.approx(0.2 * 3.0)
+
+
+def test_noise_ends_in_effect_too(drift: Any, problem_of: Any, plan: Callable[..., Plan]) -> None:
+    """What two seeds do differently is noise alone; after it, states settle on predictions."""
+    problem = drifting(problem_of, drift(), horizon=3)
+    options = {"restarts": 1, "noise": 1.0, "state_clip": 1e9, "action_lr": 1e-12}
+    noisy = plan("grasp", problem, iterations=2, noise_until=1.0, **options)
+    # In a drift of three steps three quiet iterations carry s_0 through to the end.
+    calm = plan("grasp", problem, iterations=8, noise_until=0.5, **options)
+    assert (noisy.diagnostics.defect > 0.1).all()
+    assert (calm.diagnostics.defect < 1e-9).all()
+
+
+def test_a_draw_of_the_noise_is_held(drift: Any, problem_of: Any, plan: Callable[..., Plan]) -> None:
+    """From states at rest, two noises n and m give s_1 = s_0 + m and s_t = s_0 + n_{t-1} + m_t."""
+    problem = drifting(problem_of, drift())
+    still = problem.state.unsqueeze(1).repeat(1, 5, 1)
+    options = {"noise": 0.3, "noise_until": 1.0, "noise_schedule": "constant", "action_lr": 1e-12}
+    first = one_step(problem, plan, still, **options)[0] - still
+    held = one_step(problem, plan, still, **options, iterations=2, noise_every=2)[0] - still
+    fresh = one_step(problem, plan, still, **options, iterations=2, noise_every=1)[0] - still
+    torch.testing.assert_close(held[:, 1:], first[:, 1:] + first[:, :-1])
+    assert ((fresh[:, 1:] - held[:, 1:]).abs() > 1e-6).all()
+
+
+# ---- where states begin and end
+
+
+def test_pin_replaces_the_last_state_only() -> None:
+    states = torch.zeros(2, 3, 5, 4)
+    goal = torch.tensor([[1.0] * 4, [2.0] * 4])
+    pinned = pin(states, goal)
+    assert torch.equal(pinned[..., :-1, :], states[..., :-1, :])
+    assert torch.equal(pinned[:, :, -1], goal.unsqueeze(1).expand(2, 3, 4))
+    assert pin(states, None) is states
+
+
+@pytest.mark.parametrize("sync", [0, 2])
+def test_the_last_state_stays_at_the_goal(
+    sync: int, goal_task: Problem, plan: Callable[..., Plan]
+) -> None:
+    goal = goal_task.objective.goal()
+    for i in range(1, 5):
+        found = plan("grasp", goal_task, iterations=i, sync_every=sync, noise=0.5)
+        assert torch.equal(found.states[:, -1], goal)
+        warm = plan("grasp", goal_task, shift(found.warm_start), iterations=i, sync_every=sync)
+        assert torch.equal(warm.states[:, -1], goal)
+
+
+@pytest.mark.parametrize("blend", [1, 3, 5])
+def test_the_surprise_is_spread_over_the_first_states(
+    blend: int, drift: Any, problem_of: Callable[..., Problem]
+) -> None:
+    problem = drifting(problem_of, drift(), horizon=6)
+    states = scattered(problem, 1.0)
+    surprise = torch.tensor([[0.6, -0.3], [0.0, 1.2]], dtype=torch.float64)
+    states[:, 0] -= surprise
+    warm = WarmStart(torch.zeros(2, 6, 2, dtype=torch.float64), states)
+    renewed, calls = renew(problem, warm, blend)
+    assert calls == 0
+    moved = renewed.states - states
+    for t in range(7):
+        share = max(0.0, 1 - t / blend)
+        torch.testing.assert_close(moved[:, t], share * surprise)
+    torch.testing.assert_close(renewed.states[:, 0], problem.state)
+    assert torch.equal(renewed.actions, warm.actions)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_the_tail_is_filled_by_the_policy_and_the_model(
+    steps: int, homing: Any, problem_of: Callable[..., Problem]
+) -> None:
+    problem = drifting(problem_of, homing, horizon=4)
+    old = WarmStart(torch.full((2, 4, 2), 0.25, dtype=torch.float64), scattered(problem, 3.0))
+    warm = shift(old, steps)
+    renewed, calls = renew(problem, warm, 1)
+    kept = max(0, 4 - steps)
+    assert calls == 4 - kept
+    assert torch.equal(renewed.actions[:, :kept], warm.actions[:, :kept])
+    assert torch.equal(renewed.states[:, 1 : kept + 1], warm.states[:, 1 : kept + 1])
+    for t in range(kept, 4):
+        state, action = renewed.states[:, t], renewed.actions[:, t]
+        torch.testing.assert_close(action, (-state).clamp(-1, 1))
+        torch.testing.assert_close(renewed.states[:, t + 1], state + action)
+
+
+def test_a_warm_start_without_states_is_left_alone(
+    drift: Any, problem_of: Callable[..., Problem], plan: Callable[..., Plan]
+) -> None:
+    problem = drifting(problem_of, drift())
+    warm = WarmStart(torch.full((2, 4, 2), 0.25, dtype=torch.float64))
+    assert renew(problem, warm, 5) == (warm, 0)
+    # Its states are then those of rolling its actions out.
+    found = plan("grasp", problem, warm, iterations=1, restarts=1, noise=0.0)
+    torch.testing.assert_close(found.states[:, 4], problem.state + 1.0)
+
+
+def first_states(
+    problem: Problem, kind: str, seed: int, warm: WarmStart | None = None, score: Any = None
+) -> tuple[Tensor, Start, int]:
+    """Initial states of K = 3 restarts with random actions, and the calls that they took."""
+    rng = torch.Generator().manual_seed(seed)
+    shape = (problem.batch, 3, problem.horizon, problem.actions.dim)
+    start = Start(torch.rand(shape, generator=rng, dtype=torch.float64) - 0.5, None, 0)
+    of = (problem, warm, start, kind, score or trajectory_cost, rng)
+    states, calls = initial_states(*of)
+    assert states.shape == (*shape[:2], problem.horizon + 1, problem.state.shape[1])
+    assert torch.equal(states[:, :, 0], problem.state.unsqueeze(1).expand(-1, 3, -1))
+    return states, start, calls
+
+
+def test_states_from_a_rollout_have_no_defect(integrator: Problem) -> None:
+    states, start, calls = first_states(integrator, "rollout", 0)
+    assert calls == 5
+    assert float(defect(states, start.actions, integrator.model).max()) < 1e-12
+
+
+def test_states_from_random_actions_are_a_rollout_of_others(integrator: Problem) -> None:
+    states, start, _ = first_states(integrator, "random", 0)
+    model = integrator.model
+    assert (defect(states, start.actions, model) > 1e-3).all()
+    # Some actions within the bounds explain them: the push is the change of speed over 0.1 s.
+    push = (states[..., 1:, 1:] - states[..., :-1, 1:]) / 0.1
+    assert push.abs().max() <= 1.0
+    assert float(defect(states, push, model).max()) < 1e-12
+    assert not torch.equal(states, first_states(integrator, "random", 1)[0])
+
+
+def test_states_from_the_policys_rollout_have_no_defect_before_the_last(
+    latent_task: Problem, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = initial_states
+
+    def keep(*arguments: Any) -> Any:
+        states, calls = original(*arguments)
+        seen.append((states, arguments[2].actions))
+        return states, calls
+
+    monkeypatch.setattr("mpc.grasp.initial_states", keep)
+    plan("grasp", latent_task, restarts=4)
+    states, actions = seen[0]
+    gaps = defect(states[..., :-1, :], actions[..., :-1, :], latent_task.model)
+    assert float(gaps.detach().abs().max()) < 1e-9
+
+
+def test_interpolated_states_lead_from_the_start_to_the_goal(
+    goal_task: Problem, drift: Any, problem_of: Callable[..., Problem]
+) -> None:
+    quiet = problem_of(drift(2, 0.0), goal_task.state, 5, goal_task.objective)
+    states, _, calls = first_states(quiet, "interpolate", 0)
+    assert calls == 0
+    goal = goal_task.objective.goal()
+    for t in range(6):
+        on_line = goal_task.state + t / 5 * (goal - goal_task.state)
+        torch.testing.assert_close(states[:, 0, t], on_line)
+    # With a spread the same line is noised, differently for each restart.
+    noised, _, _ = first_states(goal_task, "interpolate", 0)
+    assert not torch.allclose(noised[:, 0, 1:], noised[:, 1, 1:])
+    centred = (noised - states)[..., 1:, :]
+    assert 0.5 < float(centred.std()) < 1.5
+
+
+def test_interpolation_without_a_goal_is_refused(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    with pytest.raises(ValueError, match="'interpolate' needs an objective with a goal"):
+        plan("grasp", integrator, states_init="interpolate")
+
+
+def test_noised_states_lie_around_the_first_by_the_spread(
+    drift: Any, problem_of: Callable[..., Problem]
+) -> None:
+    problem = drifting(problem_of, drift(2, 0.2), horizon=500)
+    states, _, calls = first_states(problem, "noise", 0)
+    assert calls == 0
+    around = states - problem.state[:, None, None]
+    assert float(around[0, :, 1:].std()) == pytest.approx(0.2, rel=0.05)
+    assert not torch.equal(states, first_states(problem, "noise", 1)[0])
+
+
+def test_warm_states_go_to_the_first_restart_of_known_rows(integrator: Problem) -> None:
+    warm_states = scattered(integrator, 1.0)
+    known = torch.tensor([True, False, True])
+    warm = WarmStart(torch.zeros(3, 5, 1, dtype=torch.float64), warm_states, known=known)
+    states, _, _ = first_states(integrator, "rollout", 0, warm)
+    cold, _, _ = first_states(integrator, "rollout", 0)
+    assert torch.equal(states[known, 0], warm_states[known])
+    assert torch.equal(states[~known], cold[~known])
+    assert torch.equal(states[:, 1:], cold[:, 1:])
+
+
+# ---- sync, restarts, options
+
+
+def test_sync_puts_the_states_on_the_rollout(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    """After an iteration that ends in a sync there is no defect; without one there is."""
+    options = {"iterations": 4, "noise": 0.5, "noise_until": 1.0}
+    synced = plan("grasp", integrator, sync_every=2, **options)
+    loose = plan("grasp", integrator, **options)
+    assert (synced.diagnostics.defect < 1e-12).all()
+    assert (loose.diagnostics.defect > 1e-3).all()
+
+
+def test_sync_lowers_the_cost(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    options = {"iterations": 6, "restarts": 1}
+    loose = plan("grasp", integrator, **options)
+    synced = plan("grasp", integrator, sync_every=3, sync_steps=10, **options)
+    assert (synced.cost < loose.cost).all()
+
+
+def test_the_best_restart_by_the_true_rollout_is_returned(
+    integrator: Problem, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    def keep(*arguments: Any) -> Any:
+        result = trajectory_cost(*arguments)
+        scored.append(result[0])
+        return result
+
+    monkeypatch.setattr("mpc.grasp.trajectory_cost", keep)
+    found = plan("grasp", integrator, restarts=5, states_init="noise")
+    assert scored[-1].shape == (3, 5)
+    torch.testing.assert_close(found.cost, scored[-1].min(1).values)
+    assert not torch.allclose(scored[-1].min(1).values, scored[-1].max(1).values)
+
+
+def test_more_iterations_close_the_defect(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    options = {"restarts": 1, "states_init": "noise", "noise": 0.0}
+    defects = [
+        plan("grasp", integrator, iterations=n, **options).diagnostics.defect.mean()
+        for n in (1, 10, 50)
+    ]
+    assert defects[0] > 10 * defects[1] and defects[1] > defects[2]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_collocation_solves_the_regulator_too(
+    optimizer: str, problem_of: Callable[..., Problem], integrator: Problem, plan: Any
+) -> None:
+    """The full gradient without noise or sync: the plain baseline, here with small steps."""
+    near = replace(integrator, state=0.2 * integrator.state)
+    options = {"stop_gradient": False, "noise": 0.0, "state_optimizer": optimizer}
+    options |= {"state_lr": 0.02 if optimizer == "adam" else 0.5, "action_lr": 0.05}
+    found = plan("grasp", near, iterations=300, restarts=1, shaping=0.1, **options)
+    assert (found.cost < 0.5 * plan("zero", near).cost + 0.5 * -near.model.value(near.state)).all()
+
+
+REFUSED = {
+    "horizon": [0],
+    "iterations": [0],
+    "restarts": [0, -1],
+    "init_std": [-0.1],
+    "action_lr": [0.0, -1.0, float("nan")],
+    "final_lr": [-0.1, 1.1],
+    "action_clip": [0.0],
+    "states_init": ["rolout", ""],
+    "distance": ["l2"],
+    "shaping": [-1.0],
+    "state_optimizer": ["lbfgs"],
+    "state_lr": [0.0],
+    "state_clip": [0.0, -2.0],
+    "noise": [-0.1, float("nan")],
+    "noise_schedule": ["quadratic"],
+    "noise_until": [-0.1, 1.5],
+    "noise_every": [0],
+    "sync_every": [-1],
+    "sync_steps": [0],
+    "blend": [0],
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [(option, v) for option, values in REFUSED.items() for v in values]
+)
+def test_nonsense_is_refused_by_name(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"planner 'grasp': {option} must be .*, got {value!r}"):
+        make_planner("grasp", **{option: value})
+
+
+def test_every_option_is_either_checked_or_a_switch() -> None:
+    from mpc.grasp import GraspConfig
+
+    assert set(GraspConfig.options()) == {*REFUSED, "compile", "stop_gradient"}
+
+
+def test_huber_is_torchs_with_threshold_one() -> None:
+    x, y = torch.tensor([0.0, 3.0]), torch.tensor([0.5, 0.0])
+    expected = F.smooth_l1_loss(x, y, reduction="sum")
+    torch.testing.assert_close(distance("huber", x, y), expected)
