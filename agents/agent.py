@@ -155,24 +155,27 @@ class MPCAgent:
     ) -> WarmStart:
         """Replace rows that are not finite: shifted previous plan, else policy prior, else zeros.
 
-        Such rows are not known to the next plan, which starts cold for them.
+        Rows without a previous plan are not known to the next one, which starts cold for them.
         """
         action = torch.zeros_like(after.actions[:, 0])
         if problem.model.supports("policy"):
             action = problem.model.policy(problem.state).nan_to_num(nan=0.0)
         safe = action.unsqueeze(1).expand_as(after.actions)
+        usable = torch.zeros_like(finite)
         if warm is not None:
-            known = known_rows(warm, problem.batch, finite.device)
-            usable = known & warm.actions.isfinite().flatten(1).all(1)
+            usable = known_rows(warm, problem.batch, finite.device)
+            usable = usable & warm.actions.isfinite().flatten(1).all(1)
             safe = fill(usable, warm.actions, safe)
 
-        def mend(x: Tensor | None) -> Tensor | None:
-            return None if x is None else fill(finite, x, torch.zeros_like(x))
+        def mend(x: Tensor | None, previous: Tensor | None) -> Tensor | None:
+            if x is None:
+                return None
+            return fill(finite, x, torch.zeros_like(x) if previous is None else previous)
 
         return replace(
             after,
             actions=fill(finite, after.actions, safe),
-            states=mend(after.states),
-            std=mend(after.std),
-            known=finite,
+            states=mend(after.states, None if warm is None else warm.states),
+            std=mend(after.std, None if warm is None else warm.std),
+            known=finite | usable,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,11 +9,9 @@ import torch
 from torch import Tensor
 
 from mpc.contracts import PlannerConfig, Problem, WarmStart
-from mpc.optim import Adam, annealed, clip_norm
-from mpc.rollout import policy_rollout, repeat
+from mpc.optim import Adam, adam_rate, annealed, clip_norm
+from mpc.rollout import Rollouts, finite_or_worst, repeat
 from mpc.warm_start import fill, known_rows
-
-Score = Callable[..., tuple[Tensor, Tensor]]  # trajectory_cost, compiled or not
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class RestartConfig(PlannerConfig):
 
     iterations: int = 5
     restarts: int = 4
-    init_std: float = 0.5  # spread of the restarts where the model has no policy prior
+    init_std: float = 0.5  # spread of the other restarts around the first
     action_lr: float = 0.1
     final_lr: float = 0.1  # share of the learning rate left at the end of a cosine
     action_clip: float = 1.0  # largest gradient norm of one control step's action
@@ -48,22 +45,27 @@ class Start(NamedTuple):
 
 
 def restarts(
-    problem: Problem, warm_start: WarmStart | None, cfg: RestartConfig, rng: torch.Generator
+    problem: Problem,
+    warm_start: WarmStart | None,
+    cfg: RestartConfig,
+    rollouts: Rollouts,
+    rng: torch.Generator,
 ) -> Start:
     """First the warm start, or for rows without one the mode of the policy prior, else zeros.
 
-    The other restarts are samples of the policy prior, or the first plus noise if there is none.
+    The other restarts follow the policy prior with noise of `init_std` on every action, or are the
+    first plus such noise where there is no policy.
     """
     batch, horizon, dim = problem.batch, problem.horizon, problem.actions.dim
     known = known_rows(warm_start, batch, problem.state.device)
     noise = problem.normal((cfg.restarts - 1, horizon, dim), rng)
     states, calls = None, 0
     if problem.model.supports("policy") and (cfg.restarts > 1 or not known.all()):
-        # Without noise a sample is the mode, so the cold start shares the batched rollout.
+        # A sample without noise is the mode, so the cold start shares the batched rollout.
         noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
         noise = noise.expand(batch, *noise.shape)
         state = repeat(problem.state, cfg.restarts)
-        actions, states = policy_rollout(problem.model, state, horizon, noise)
+        actions, states = rollouts.policy(problem.model, state, horizon, noise, cfg.init_std)
         calls = horizon - 1
         if warm_start is not None:
             first = fill(known, warm_start.actions, actions[:, 0])
@@ -88,7 +90,7 @@ class Descent:
 
 
 def descend(
-    score: Score, problem: Problem, actions: Tensor, cfg: RestartConfig, iterations: int
+    rollouts: Rollouts, problem: Problem, actions: Tensor, cfg: RestartConfig, iterations: int
 ) -> Descent:
     """Adam on actions (B, K, H, A) by backpropagation through the rollout.
 
@@ -102,17 +104,18 @@ def descend(
     for i in range(iterations + 1):
         variable = actions.detach().requires_grad_(i < iterations)
         with torch.set_grad_enabled(i < iterations):
-            cost, states = score(*arguments, variable)
-            total = cost.sum()
-        found = variable.detach(), cost.detach().nan_to_num(nan=torch.inf), states.detach()
+            cost, states = rollouts.cost(*arguments, variable)
+            # The second term is for objectives that no action has an influence on.
+            total = cost.sum() + 0.0 * variable.sum()
+        found = variable.detach(), finite_or_worst(cost.detach()), states.detach()
         best = found if best is None else cheapest(best, found)
         costs.append(found[1].min(1).values.mean())
         if i == iterations:
             break
         (gradient,) = torch.autograd.grad(total, variable)
         norms.append(gradient.flatten(2).norm(dim=-1).mean())
-        lr = annealed(cfg.action_lr, i / iterations, cfg.final_lr)
-        step, optimiser = optimiser.step(clip_norm(gradient, cfg.action_clip), lr)
+        rate = adam_rate(annealed(cfg.action_lr, i / iterations, cfg.final_lr), i + 1)
+        step, optimiser = optimiser.step(clip_norm(gradient, cfg.action_clip), rate)
         actions = problem.actions.project(actions - step)
     assert best is not None
     trace = {"cost": torch.stack(costs), "action_gradient": torch.stack(norms)}

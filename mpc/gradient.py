@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from mpc.compilation import compiled
 from mpc.contracts import Diagnostics, Plan, Planner, Problem, WarmStart
 from mpc.descent import RestartConfig, descend, restarts
 from mpc.registry import register
-from mpc.rollout import pick, trajectory_cost
+from mpc.rollout import pick, rollouts_for
 
 
 @register("gradient")
@@ -19,14 +18,14 @@ class Gradient(Planner[RestartConfig]):
 
     def __init__(self, config: RestartConfig) -> None:
         super().__init__(config)
-        self._score = compiled(trajectory_cost, config.compile)
+        self._rollouts = rollouts_for(config)
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Improve all restarts; the plan is the cheapest sequence met on the way."""
         cfg = self.config
-        start = restarts(problem, warm_start, cfg, rng)
-        found = descend(self._score, problem, start.actions, cfg, cfg.iterations)
+        start = restarts(problem, warm_start, cfg, self._rollouts, rng)
+        found = descend(self._rollouts, problem, start.actions, cfg, cfg.iterations)
         best = found.cost.argmin(1)
         actions, states = pick(found.actions, best), pick(found.states, best)
         diagnostics = Diagnostics(

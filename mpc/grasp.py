@@ -9,33 +9,46 @@ only because the prediction before it pulls, an action because of its own step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mpc.compilation import compiled
-from mpc.contracts import Diagnostics, Plan, Planner, Problem, WarmStart
+from mpc.contracts import (
+    Diagnostics,
+    Objective,
+    Plan,
+    Planner,
+    Problem,
+    WarmStart,
+    WorldModel,
+)
 from mpc.descent import RestartConfig, descend, restarts
 from mpc.lifting import (
     DISTANCES,
     SCHEDULES,
     STATE_STARTS,
     Lifted,
+    defect,
     initial_states,
     lifted_loss,
     noise_scale,
     pin,
     renew,
 )
-from mpc.optim import Adam, annealed, clip_norm
+from mpc.optim import Adam, adam_rate, annealed, clip_norm, gradients
 from mpc.registry import register
-from mpc.rollout import defect, pick, repeat, trajectory_cost
+from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 
 
 @dataclass(frozen=True)
 class GraspConfig(RestartConfig):
-    """Options of GRASP beyond those of restarts and actions."""
+    """Options of GRASP. The defaults suit warm plans of a few control steps; docs/decisions.md."""
 
+    iterations: int = 4
+    restarts: int = 8
+    init_std: float = 1.0  # spread of the other restarts around the first
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     distance: str = "mse"  # of a prediction to the next virtual state: mse, huber, cosine
     shaping: float = 1.0  # weight of the dense one-step signal against the defect
@@ -47,7 +60,7 @@ class GraspConfig(RestartConfig):
     noise_schedule: str = "linear"  # how it falls: constant, linear, cosine, exponential
     noise_until: float = 0.5  # share of the iterations after which there is no noise
     noise_every: int = 1  # iterations for which one draw of the noise is held
-    sync_every: int = 0  # iterations between synchronisations with the true rollout; 0: never
+    sync_every: int = 2  # iterations between synchronisations with the true rollout; 0: never
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
 
@@ -67,6 +80,92 @@ class GraspConfig(RestartConfig):
         self.require("noise_until", 0 <= self.noise_until <= 1, "in [0, 1]")
 
 
+class Path(NamedTuple):
+    """What GRASP iterates on."""
+
+    actions: Tensor  # (B, K, H, A)
+    states: Tensor  # (B, K, H + 1, Z)
+    action_moments: Adam
+    state_moments: Adam  # of states[..., 1:, :]
+
+
+class Rates(NamedTuple):
+    """Step lengths of one iteration; tensors, so that compiled code is made once for all."""
+
+    action: Tensor
+    state: Tensor
+    noise: Tensor  # standard deviation, relative to the spread of latents
+
+
+def schedule(cfg: GraspConfig) -> list[Rates]:
+    """The rates of all iterations."""
+    rates = []
+    noisy = cfg.noise_until * cfg.iterations  # iterations that add noise
+    for i in range(cfg.iterations):
+        progress = i / cfg.iterations
+        action = adam_rate(annealed(cfg.action_lr, progress, cfg.final_lr), i + 1)
+        # A step onto a prediction is no less right late in a plan, so SGD is not annealed.
+        state = cfg.state_lr
+        if cfg.state_optimizer == "adam":
+            state = adam_rate(annealed(cfg.state_lr, progress, cfg.final_lr), i + 1)
+        noise = (
+            cfg.noise
+            * cfg.state_lr
+            * (noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0)
+        )
+        rates.append(Rates(*torch.tensor([action, state, noise])))
+    return rates
+
+
+def iterate(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    cfg: GraspConfig,
+    path: Path,
+    rates: Rates,
+    noise: Tensor,
+) -> tuple[Path, Lifted, Tensor]:
+    """One iteration: a batched model call, a step on actions and states, noise on the states.
+
+    `noise` (K, H, Z) is scaled to the spread of latents. Also returns the loss at the old path
+    and the mean gradient norms of actions and states, (2,).
+    """
+    start = path.states[..., :1, :]
+
+    def loss(actions: Tensor, free: Tensor) -> tuple[Tensor, NamedTuple]:
+        states = torch.cat([start, free], -2)
+        lifted = lifted_loss(
+            model,
+            objective,
+            discount,
+            states,
+            actions,
+            cfg.shaping,
+            cfg.distance,
+            cfg.stop_gradient,
+        )
+        return lifted.loss.sum(), lifted
+
+    free = path.states[..., 1:, :]
+    action_gradient, state_gradient, lifted = gradients(loss, path.actions, free)
+    norms = torch.stack(
+        [g.flatten(2).norm(dim=-1).mean() for g in (action_gradient, state_gradient)]
+    )
+    step, action_moments = path.action_moments.step(
+        clip_norm(action_gradient, cfg.action_clip), rates.action
+    )
+    actions = path.actions - step
+    state_gradient, state_moments = clip_norm(state_gradient, cfg.state_clip), path.state_moments
+    if cfg.state_optimizer == "adam":
+        step, state_moments = state_moments.step(state_gradient, rates.state)
+    else:
+        step = rates.state * state_gradient
+    states = torch.cat([start, free - step + rates.noise * noise], -2)
+    after = Path(actions, pin(states, objective.goal()), action_moments, state_moments)
+    return after, Lifted(*lifted), norms
+
+
 @register("grasp")
 class Grasp(Planner[GraspConfig]):
     """Virtual states and actions optimised together, one batched model call per iteration."""
@@ -75,111 +174,64 @@ class Grasp(Planner[GraspConfig]):
 
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
-        self._loss = compiled(lifted_loss, config.compile)
-        self._score = compiled(trajectory_cost, config.compile)
+        self._rollouts = rollouts_for(config)
+        self._iterate = compiled(iterate, config.compile)
+        self._schedule = schedule(config)
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the best restart by its true rollout is the plan."""
         cfg, horizon = self.config, problem.horizon
-        forward = backward = 0
-        if warm_start is not None:
-            warm_start, forward = renew(problem, warm_start, cfg.blend)
-        start = restarts(problem, warm_start, cfg, rng)
-        states, calls = initial_states(
-            problem, warm_start, start, cfg.states_init, self._score, rng
-        )
-        forward += start.calls + calls
-        actions, goal = start.actions, problem.objective.goal()
-        states = pin(states, goal)
-        action_adam, state_adam = Adam.zeros(actions), Adam.zeros(states[..., 1:, :])
-        trace: dict[str, list[Tensor]] = {}
-        held = states.new_zeros(())
-        for i in range(cfg.iterations):
-            lifted, action_gradient, state_gradient = self._gradients(problem, states, actions)
+        model = (problem.model, problem.objective, problem.discount)
+        spread = problem.model.latent_spread()
+        path, forward = self._start(problem, warm_start, rng)
+        backward = 0
+        noise = torch.zeros_like(path.states[0, :, 1:])
+        losses, norms = [], []
+        for i, rates in enumerate(self._schedule):
+            if rates.noise and i % cfg.noise_every == 0:
+                noise = spread * problem.normal(noise.shape, rng)
+            path, lifted, norm = self._iterate(*model, cfg, path, rates, noise)
+            path = path._replace(actions=problem.actions.project(path.actions))
             forward, backward = forward + 1, backward + 1
-            sigma = cfg.noise * problem.model.latent_spread()
-            sigma *= noise_scale(
-                cfg.noise_schedule, i / max(cfg.noise_until * cfg.iterations, 1e-9)
-            )
-            record(trace, lifted, action_gradient, state_gradient, sigma)
-
-            lr = annealed(cfg.action_lr, i / cfg.iterations, cfg.final_lr)
-            gradient = clip_norm(action_gradient, cfg.action_clip)
-            step, action_adam = action_adam.step(gradient, lr)
-            actions = problem.actions.project(actions - step)
-
-            lr = annealed(cfg.state_lr, i / cfg.iterations, cfg.final_lr)
-            gradient = clip_norm(state_gradient, cfg.state_clip)
-            if cfg.state_optimizer == "adam":
-                step, state_adam = state_adam.step(gradient, lr)
-            else:
-                # A step towards a prediction is no less right late in the plan: no annealing.
-                lr = cfg.state_lr
-                step = lr * gradient
-            free = states[..., 1:, :] - step
-            if sigma:
-                if i % cfg.noise_every == 0:
-                    held = problem.normal(free.shape[1:], rng)
-                free = free + lr * sigma * held
-            states = pin(torch.cat([states[..., :1, :], free], -2), goal)
-
+            losses.append(torch.stack(lifted))
+            norms.append(norm)
             if cfg.sync_every and (i + 1) % cfg.sync_every == 0:
-                found = descend(self._score, problem, actions, cfg, cfg.sync_steps)
-                actions, states = found.actions, pin(found.states, goal)
+                found = descend(self._rollouts, problem, path.actions, cfg, cfg.sync_steps)
+                states = pin(found.states, problem.objective.goal())
+                path = path._replace(actions=found.actions, states=states)
                 forward += (cfg.sync_steps + 1) * horizon
                 backward += cfg.sync_steps * horizon
-
-        state = repeat(problem.state, cfg.restarts)
-        cost, _ = self._score(problem.model, problem.objective, problem.discount, state, actions)
-        best = cost.nan_to_num(nan=torch.inf).argmin(1)
-        actions, states = pick(actions, best), pick(states, best)
+        cost, _ = self._rollouts.cost(*model, repeat(problem.state, cfg.restarts), path.actions)
+        best = finite_or_worst(cost).argmin(1)
+        actions, states = pick(path.actions, best), pick(path.states, best)
         diagnostics = Diagnostics(
             iterations=cfg.iterations,
             forward_calls=forward + horizon + 1,
             backward_calls=backward,
-            defect=defect(states, actions, problem.model),
-            trace={name: torch.stack(values) for name, values in trace.items()},
+            defect=defect(problem.model, states, actions),
+            trace=self._trace(losses, norms),
         )
         return Plan(actions, pick(cost, best), states, WarmStart(actions, states), diagnostics)
 
-    def _gradients(
-        self, problem: Problem, states: Tensor, actions: Tensor
-    ) -> tuple[Lifted, Tensor, Tensor]:
-        """The loss, and its gradients with respect to actions and s_1..s_H."""
-        cfg = self.config
-        with torch.enable_grad():
-            actions = actions.detach().requires_grad_()
-            free = states[..., 1:, :].detach().requires_grad_()
-            lifted = self._loss(
-                problem.model,
-                problem.objective,
-                problem.discount,
-                torch.cat([states[..., :1, :], free], -2),
-                actions,
-                cfg.shaping,
-                cfg.distance,
-                cfg.stop_gradient,
-            )
-            gradients = torch.autograd.grad(lifted.loss.sum(), (actions, free))
-        return lifted, gradients[0], gradients[1]
+    def _start(
+        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+    ) -> tuple[Path, int]:
+        """Where the iterations begin, and the model calls that took."""
+        renewed = 0
+        if warm_start is not None:
+            warm_start, renewed = renew(problem, warm_start, self.config.blend)
+        start = restarts(problem, warm_start, self.config, self._rollouts, rng)
+        states, calls = initial_states(
+            problem, warm_start, start, self.config.states_init, self._rollouts, rng
+        )
+        states = pin(states, problem.objective.goal())
+        moments = Adam.zeros(start.actions), Adam.zeros(states[..., 1:, :])
+        return Path(start.actions, states, *moments), renewed + start.calls + calls
 
-
-def record(
-    trace: dict[str, list[Tensor]],
-    lifted: Lifted,
-    action_gradient: Tensor,
-    state_gradient: Tensor,
-    sigma: float,
-) -> None:
-    """Append the means over B and K of one iteration to `trace`."""
-    values = {
-        "loss": lifted.loss,
-        "defect": lifted.defect,
-        "shaping": lifted.shaping,
-        "action_gradient": action_gradient.flatten(2).norm(dim=-1),
-        "state_gradient": state_gradient.flatten(2).norm(dim=-1),
-        "noise": torch.as_tensor(sigma),
-    }
-    for name, value in values.items():
-        trace.setdefault(name, []).append(value.detach().mean())
+    def _trace(self, losses: list[Tensor], norms: list[Tensor]) -> dict[str, Tensor]:
+        """Means over B and K by iteration, for the log."""
+        parts = dict(zip(Lifted._fields, torch.stack(losses, 1).mean((-2, -1)), strict=True))
+        actions, states = torch.stack(norms, 1)
+        sigma = torch.stack([rates.noise for rates in self._schedule])
+        return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}

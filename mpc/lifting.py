@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc.contracts import Objective, Problem, Transition, WarmStart, WorldModel
-from mpc.descent import Score, Start
-from mpc.rollout import repeat
+from mpc.descent import Start
+from mpc.rollout import Rollouts, repeat
 from mpc.warm_start import fill, known_rows
 
 DISTANCES = ("mse", "huber", "cosine")
@@ -24,8 +24,8 @@ class Lifted(NamedTuple):
     """The lifted loss and its parts, (B, K) each."""
 
     loss: Tensor
-    defect: Tensor
-    shaping: Tensor
+    distance: Tensor  # of predictions to the next virtual states, summed over time
+    shaping: Tensor  # summed over time
 
 
 def distance(kind: str, predicted: Tensor, states: Tensor) -> Tensor:
@@ -61,6 +61,15 @@ def lifted_loss(
     gap = distance(kind, transition.next, states[..., 1:, :]).sum(-1)
     shaping = objective.shaping(model, transition, discount).sum(-1)
     return Lifted(gap + weight * shaping, gap, shaping)
+
+
+def defect(model: WorldModel, states: Tensor, actions: Tensor) -> Tensor:
+    """How far a path is from feasible: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
+
+    states (..., H + 1, Z), actions (..., H, A) -> (...). One batched model call.
+    """
+    gap = model.step(states[..., :-1, :], actions) - states[..., 1:, :]
+    return gap.square().mean((-2, -1)).sqrt() / model.latent_spread()
 
 
 def noise_scale(schedule: str, progress: float) -> float:
@@ -111,7 +120,7 @@ def initial_states(
     warm_start: WarmStart | None,
     start: Start,
     kind: str,
-    score: Score,
+    rollouts: Rollouts,
     rng: torch.Generator,
 ) -> tuple[Tensor, int]:
     """Virtual states (B, K, H + 1, Z) to start from, and the model calls that took.
@@ -134,7 +143,7 @@ def initial_states(
         if kind == "random":
             actions = problem.actions.sample((count, horizon), rng, state).expand_as(actions)
         arguments = (problem.model, problem.objective, problem.discount)
-        _, states = score(*arguments, state, actions)
+        _, states = rollouts.cost(*arguments, state, actions)
         calls = horizon
     else:
         line = state.unsqueeze(2).expand(-1, -1, horizon + 1, -1)

@@ -75,6 +75,11 @@ class Weighted(Objective):
 
     parts: Mapping[str, tuple[float, Objective]]
 
+    def __post_init__(self) -> None:
+        """Refuse an empty sum."""
+        if not self.parts:
+            raise ValueError("a weighted objective needs at least one part")
+
     def stage(self, transition: Transition) -> Tensor:
         """Sum over parts of weight * stage, (...)."""
         return self._sum({k: o.stage(transition) for k, (_, o) in self.parts.items()})
@@ -82,6 +87,11 @@ class Weighted(Objective):
     def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
         """Sum over parts of weight * terminal, (...)."""
         return self._sum({k: o.terminal(model, z) for k, (_, o) in self.parts.items()})
+
+    def shaping(self, model: WorldModel, transition: Transition, discount: float) -> Tensor:
+        """Sum over parts of weight * shaping, (...)."""
+        parts = self.parts.items()
+        return self._sum({k: o.shaping(model, transition, discount) for k, (_, o) in parts})
 
     def goal(self) -> Tensor | None:
         """The goal of the first part that has one."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+BETAS = (0.9, 0.999)
 
 
 class Adam(NamedTuple):
@@ -14,23 +17,33 @@ class Adam(NamedTuple):
 
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
-    steps: int = 0
 
     @staticmethod
     def zeros(like: Tensor) -> Adam:
         """Moments of a fresh optimiser for a variable shaped `like`."""
         return Adam(torch.zeros_like(like), torch.zeros_like(like))
 
-    def step(
-        self, gradient: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999)
-    ) -> tuple[Tensor, Adam]:
-        """What to subtract from the variable, and the optimiser afterwards."""
-        steps = self.steps + 1
-        mean = torch.lerp(gradient, self.mean, betas[0])
-        square = torch.lerp(gradient.square(), self.square, betas[1])
-        scale = lr / (1 - betas[0] ** steps)
-        root = (square / (1 - betas[1] ** steps)).sqrt_().add_(1e-8)
-        return mean.mul(scale).div_(root), Adam(mean, square, steps)
+    def step(self, gradient: Tensor, rate: Tensor | float) -> tuple[Tensor, Adam]:
+        """What to subtract from the variable, and the moments afterwards.
+
+        `rate` is the learning rate with the bias of young moments corrected, see `adam_rate`.
+        """
+        mean = torch.lerp(gradient, self.mean, BETAS[0])
+        square = torch.lerp(gradient.square(), self.square, BETAS[1])
+        return rate * mean / (square.sqrt() + 1e-8), Adam(mean, square)
+
+
+def adam_rate(lr: float, steps: int) -> float:
+    """Learning rate of Adam's step number `steps` (from 1), moments started from zero.
+
+    lr sqrt(1 - beta_2^t) / (1 - beta_1^t), the efficient form at the end of section 2 of the paper.
+    """
+    return lr * math.sqrt(1 - BETAS[1] ** steps) / (1 - BETAS[0] ** steps)
+
+
+def annealed(lr: float, progress: float, final: float) -> float:
+    """Cosine from `lr` at progress 0 to `final` * lr at progress 1."""
+    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def clip_norm(gradient: Tensor, limit: float) -> Tensor:
@@ -42,6 +55,19 @@ def clip_norm(gradient: Tensor, limit: float) -> Tensor:
     return gradient * (limit / norm.clamp_min(limit))
 
 
-def annealed(lr: float, progress: float, final: float) -> float:
-    """Cosine from `lr` at progress 0 to `final` * lr at progress 1."""
-    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
+def gradients(
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, NamedTuple]], a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, NamedTuple]:
+    """Gradients of `loss(a, b)[0]` with respect to both, and `loss(a, b)[1]` detached.
+
+    Works under no_grad, and inside torch.compile, which traces only the functional form; run
+    eagerly the functional form would be the slower one.
+    """
+    if torch.compiler.is_compiling():
+        (first, second), extra = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(a, b)
+        return first, second, extra
+    with torch.enable_grad():
+        a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
+        total, extra = loss(a, b)
+        first, second = torch.autograd.grad(total, (a, b))
+    return first, second, type(extra)(*(x.detach() for x in extra))

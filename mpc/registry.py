@@ -56,7 +56,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise ValueError(
                 f"unknown {self.kind} {name!r}{nearest(name, self.names())} "
-                f"choose from: {', '.join(self.names())}"
+                f"(choose from: {', '.join(self.names())})"
             )
         return self._entries[name]
 
@@ -76,7 +76,7 @@ def make_planner(name: str, **options: Any) -> Planner[Any]:
         if option not in known:
             raise ValueError(
                 f"planner {name!r} has no option {option!r}{nearest(option, known)} "
-                f"choose from: {', '.join(known)}"
+                f"(choose from: {', '.join(known)})"
             )
     try:
         return cls(cls.Config(**options))

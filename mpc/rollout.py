@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mpc.contracts import Objective, Transition, WorldModel
+from mpc.compilation import compiled
+from mpc.contracts import Objective, PlannerConfig, Transition, WorldModel
 
 
 def trajectory_cost(
@@ -37,12 +41,17 @@ def after(transition: Transition, discount: float) -> Tensor | float:
 
 
 def policy_rollout(
-    model: WorldModel, state: Tensor, horizon: int, noise: Tensor | None = None
+    model: WorldModel,
+    state: Tensor,
+    horizon: int,
+    noise: Tensor | None = None,
+    std: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Actions that the policy prior takes over `horizon` predicted steps, and where it takes them.
 
-    state (..., Z), noise (..., H, A) standard normal or None for the mode
-    -> actions (..., H, A), states s_0..s_{H-1} (..., H, Z).
+    Without `noise` the mode of the policy; with it a sample, of the policy's own spread or of
+    `std` around the mode. state (..., Z), noise (..., H, A) standard normal
+    -> actions (..., H, A) in [-1, 1], states s_0..s_{H-1} (..., H, Z).
     The last action needs no prediction, so this is H - 1 model calls.
     """
     actions: list[Tensor] = []
@@ -50,8 +59,33 @@ def policy_rollout(
     for t in range(horizon):
         if t:
             states.append(model.step(states[-1], actions[-1]))
-        actions.append(model.policy(states[-1], None if noise is None else noise[..., t, :]))
+        draw = None if noise is None else noise[..., t, :]
+        if draw is None or std is None:
+            actions.append(model.policy(states[-1], draw))
+        else:
+            actions.append((model.policy(states[-1]) + std * draw).clamp(-1.0, 1.0))
     return torch.stack(actions, -2), torch.stack(states, -2)
+
+
+class Rollouts(NamedTuple):
+    """`trajectory_cost` and `policy_rollout`, compiled or not."""
+
+    cost: Callable[..., tuple[Tensor, Tensor]]
+    policy: Callable[..., tuple[Tensor, Tensor]]
+
+
+LONGEST_COMPILED = 8  # control steps; a longer rollout takes minutes to compile, as it is unrolled
+
+
+def rollouts_for(config: PlannerConfig) -> Rollouts:
+    """Rollouts for a planner with `config`."""
+    fast = config.compile and config.horizon <= LONGEST_COMPILED
+    return Rollouts(compiled(trajectory_cost, fast), compiled(policy_rollout, fast))
+
+
+def finite_or_worst(cost: Tensor) -> Tensor:
+    """Costs, infinite for whatever broke the model, so that it is never the best choice."""
+    return torch.where(cost.isfinite(), cost, torch.inf)
 
 
 def repeat(x: Tensor, n: int) -> Tensor:
@@ -62,12 +96,3 @@ def repeat(x: Tensor, n: int) -> Tensor:
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """Row `index` (B,) of the candidate axis: (B, N, ...) -> (B, ...)."""
     return x[torch.arange(x.shape[0], device=x.device), index]
-
-
-def defect(states: Tensor, actions: Tensor, model: WorldModel) -> Tensor:
-    """Dynamics gap of a lifted path: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
-
-    states (..., H + 1, Z), actions (..., H, A) -> (...). One batched model call.
-    """
-    gap = model.step(states[..., :-1, :], actions) - states[..., 1:, :]
-    return gap.square().mean((-2, -1)).sqrt() / model.latent_spread()

@@ -9,10 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mpc.compilation import compiled
 from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart
 from mpc.registry import register
-from mpc.rollout import pick, policy_rollout, repeat, trajectory_cost
+from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 from mpc.warm_start import fill, known_rows
 
 
@@ -53,9 +52,11 @@ S = TypeVar("S", bound=SamplingConfig)
 class SamplingPlanner(Planner[S]):
     """Draw candidates around a distribution, score them in the model, refit, repeat."""
 
+    narrows = True  # whether the spread of the distribution says how sure the planner is
+
     def __init__(self, config: S) -> None:
         super().__init__(config)
-        self._score = compiled(trajectory_cost, config.compile)
+        self._rollouts = rollouts_for(config)
 
     @abstractmethod
     def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
@@ -79,14 +80,13 @@ class SamplingPlanner(Planner[S]):
             groups = [dist.mean.unsqueeze(1), self.sample(dist, noise)]
             groups += [] if fixed is None else [fixed]
             candidates = problem.actions.project(torch.cat(groups, 1))
-            cost, _ = self._score(
+            cost, _ = self._rollouts.cost(
                 problem.model, problem.objective, problem.discount, state, candidates
             )
-            # A candidate that breaks the model must never be an elite.
-            cost = cost.nan_to_num(nan=torch.inf, neginf=torch.inf)
+            cost = finite_or_worst(cost)
             dist = self.refit(dist, candidates, cost)
             best.append(cost.min(1).values.mean())
-        cost, states = trajectory_cost(
+        cost, states = self._rollouts.cost(
             problem.model, problem.objective, problem.discount, problem.state, dist.mean
         )
         prior_calls = 0 if fixed is None else horizon - 1
@@ -96,7 +96,7 @@ class SamplingPlanner(Planner[S]):
             backward_calls=0,
             trace={"cost": torch.stack(best)},
         )
-        warm = WarmStart(dist.mean, states, std=dist.std)
+        warm = WarmStart(dist.mean, states, std=dist.std if self.narrows else None)
         return Plan(dist.mean, cost, states, warm, diagnostics)
 
     def _start(self, problem: Problem, warm_start: WarmStart | None) -> Gaussian:
@@ -113,7 +113,7 @@ class SamplingPlanner(Planner[S]):
         noise = problem.normal((count, problem.horizon, problem.actions.dim), rng)
         state = repeat(problem.state, count)
         noise = noise.expand(problem.batch, *noise.shape)
-        return policy_rollout(problem.model, state, problem.horizon, noise)[0]
+        return self._rollouts.policy(problem.model, state, problem.horizon, noise)[0]
 
     def _bounded(self, std: Tensor) -> Tensor:
         return std.clamp(self.config.min_std, self.config.max_std)
@@ -132,6 +132,7 @@ class RandomShooting(SamplingPlanner[ShootingConfig]):
     """Uniform random sequences; the best of all iterations is the plan."""
 
     Config = ShootingConfig
+    narrows = False
 
     def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
         """Uniform in [-1, 1], whatever the distribution, (B, N, H, A)."""
@@ -188,8 +189,9 @@ class CEM(ElitePlanner[EliteConfig]):
     """Cross-entropy method: all elites count alike (Rubinstein 1999)."""
 
     def weigh(self, cost: Tensor) -> Tensor:
-        """1 / E each."""
-        return torch.full_like(cost, 1.0 / cost.shape[1])
+        """The same for all, but nothing for a candidate that broke the model."""
+        counts = cost.isfinite().to(cost.dtype)
+        return counts / counts.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)

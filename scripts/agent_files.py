@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ from torch import Tensor
 from agents import AgentConfig, MPCAgent
 from envs import EnvSpec
 from mpc import Planner, Reward
+from scripts.version import code_version
 from world_models import Checkpoint, CheckpointError, LatentModel, ModelConfig, load_checkpoint
-
-
-def code_version() -> str:
-    """Version of telic, "unknown" when it is not installed."""
-    try:
-        return version("telic")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def self_test(model: LatentModel) -> Tensor:
@@ -90,11 +82,11 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
 
 def require_same_task(trained: EnvSpec, wanted: EnvSpec, folder: Path) -> None:
     """Raise CheckpointError unless a model for `trained` can act in `wanted`."""
-    keys = ("name", "obs_dim", "action_dim", "action_repeat")
-    for key in keys:
+    if trained.name != wanted.name:
+        raise CheckpointError(f"{folder} was trained on {trained.name}, not on {wanted.name}")
+    for key in ("obs_dim", "action_dim", "action_repeat"):
         ours, theirs = getattr(trained, key), getattr(wanted, key)
         if ours != theirs:
             raise CheckpointError(
-                f"{folder} was trained on {trained.name} ({key} {ours}), "
-                f"which does not fit {wanted.name} ({key} {theirs})"
+                f"{folder} was trained on {trained.name} with {key} {ours}, not {theirs}"
             )

@@ -12,8 +12,11 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from envs import EnvConfig, make_env, spec_of
-from scripts.settings import load, usage_errors
+from scripts.option_help import layout, option_rows
+from scripts.settings import load, require_seed
 from scripts.terminal import console as make_console
+from scripts.terminal import verdict
+from scripts.usage import usage_errors
 
 STEPS = 200  # control steps that are tried
 
@@ -23,36 +26,51 @@ class CheckSettings:
     """Options of `telic check-env`."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    seed: int = 0
+    seed: int = 0  # of the episode that is repeated
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        require_seed(self.seed)
+
+
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """All options with their defaults."""
+    return layout(option_rows(CheckSettings()))
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
-    """Print what was found; returns 0 if the environment passes, else 1."""
-    settings = load(CheckSettings, (), overrides)
+    """Print what was found; returns 0 if the environment passes, else 1. Raises UsageError."""
+    settings = load(CheckSettings, files, overrides)
     with usage_errors():
         env, again = make_env(settings.env), make_env(settings.env)
     console, spec = make_console(), spec_of(env)
     limit = "no time limit" if spec.episode_steps is None else f"{spec.episode_steps} per episode"
     console.print(
-        f"[bold]{spec.name}[/]: {spec.obs_dim} observation numbers, {spec.action_dim} actions, "
+        f"{spec.name}: {spec.obs_dim} observation numbers, {spec.action_dim} actions, "
         f"{1000 * spec.control_period:g} ms per control step ({limit})"
     )
+    problem = _gymnasium_finds(env)
+    console.print(verdict("fails" if problem else "ok", f"Gymnasium's check_env{problem}"))
+    if problem:
+        return 1
+    started = time.perf_counter()
+    first = _episode(env, settings.seed)
+    seconds = (time.perf_counter() - started) / len(first)
+    same = np.array_equal(first, _episode(again, settings.seed))
+    console.print(verdict("ok" if same else "fails", "a seed reproduces an episode bit for bit"))
+    console.print(f"         {1000 * seconds:.2f} ms of computation per control step")
+    return 0 if same else 1
+
+
+def _gymnasium_finds(env: gymnasium.Env[np.ndarray, np.ndarray]) -> str:
+    """What Gymnasium's own checker has to say, empty if nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_env(env, skip_render_check=True, skip_close_check=True)
     except Exception as error:  # noqa: BLE001  the checker raises anything
-        console.print(f"[red]fails[/]  Gymnasium's check_env: {str(error).splitlines()[0]}")
-        return 1
-    console.print("[green]ok[/]     Gymnasium's check_env")
-    started = time.perf_counter()
-    first = _episode(env, settings.seed)
-    seconds = (time.perf_counter() - started) / len(first)
-    same = np.array_equal(first, _episode(again, settings.seed))
-    verdict = "[green]ok[/]   " if same else "[red]fails[/]"
-    console.print(f"{verdict}  a seed reproduces an episode bit for bit")
-    console.print(f"       {1000 * seconds:.2f} ms of computation per control step")
-    return 0 if same else 1
+        return f": {str(error).splitlines()[0]}"
+    return ""
 
 
 def _episode(env: gymnasium.Env[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
@@ -64,7 +82,7 @@ def _episode(env: gymnasium.Env[np.ndarray, np.ndarray], seed: int) -> np.ndarra
     for _ in range(STEPS):
         action = rng.uniform(-1, 1, shape).astype(np.float32)
         obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append(np.append(obs, reward))
+        rows.append(np.append(obs, float(reward)))
         if terminated or truncated:
             break
     return np.array(rows)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.markup import escape
+from scripts.terminal import LogLines, complain
+from scripts.usage import UsageError
+from scripts.version import code_version
 
-USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+DONE, FAILED, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
 class Command:
     """A subcommand: where its code is, one line about it, and examples."""
 
-    module: str  # has main(files, overrides) -> exit code, and optionally DEFAULTS
+    # Has main(files, overrides) -> exit code, and option_help(files, overrides) -> text where
+    # there are options.
+    module: str
     summary: str
     examples: tuple[str, ...]
-    takes_config: bool = True
+    takes: str = "key=value"  # what its arguments are called
+    hint: str = "options, dotted, such as planner.horizon=5"
+    configurable: bool = True  # whether it takes options and --config
 
 
 COMMANDS = {
@@ -34,13 +40,18 @@ COMMANDS = {
             "telic train env=dmc/cartpole-swingup planner=grasp train.frames=30000 seed=1",
             "telic train env=gym/Pendulum-v1 planner=mppi planner.horizon=5",
             "telic train resume=runs/cartpole-swingup-grasp-seed1",
+            "telic train resume=runs/cartpole-swingup-grasp-seed1 train.frames=200000",
             "telic train --config debug        every size shrunk: the pipeline in seconds",
+            "telic train --config my.yaml --config debug seed=2        later ones win",
         ),
     ),
     "control": Command(
         "scripts.control",
         "control with a trained model: return, latency, pictures of a plan, video",
-        ("telic control run=runs/cartpole-swingup-grasp-seed1 planner=grasp video=true",),
+        (
+            "telic control run=runs/cartpole-swingup-grasp-seed1 planner=grasp video=true",
+            "telic control run=runs/... planner=cem planner.horizon=8 episodes=3",
+        ),
     ),
     "evaluate": Command(
         "scripts.evaluate",
@@ -54,92 +65,125 @@ COMMANDS = {
         "scripts.listing",
         "list planners, envs, models or configs",
         ("telic list planners", "telic list envs"),
-        takes_config=False,
+        takes="planners|envs|models|configs",
+        hint="what to list",
+        configurable=False,
     ),
     "doctor": Command(
         "scripts.doctor",
         "check this machine: torch, compiler, rendering, W&B",
         ("telic doctor",),
-        takes_config=False,
+        takes="",
+        hint=argparse.SUPPRESS,
+        configurable=False,
     ),
     "check-env": Command(
         "scripts.check_env",
         "check an environment: spaces, seeding, speed",
         ("telic check-env env=gym/Pendulum-v1",),
-        takes_config=False,
     ),
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser; options are `key=value`, so each command takes a list of words."""
-    top = argparse.ArgumentParser(
-        prog="telic",
-        description="Train a latent world model and control with it by planning.",
-        epilog="examples:\n  "
-        + "\n  ".join(command.examples[0] for command in COMMANDS.values())
-        + "\n\n`telic COMMAND --help` explains a command and shows its options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(
-            name,
-            help=command.summary,
-            description=command.summary[0].upper() + command.summary[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            add_help=False,
-        )
-        one.add_argument("-h", "--help", action="store_true", help="show this help and exit")
-        if command.takes_config:
-            one.add_argument(
-                "--config",
-                action="append",
-                default=[],
-                metavar="FILE",
-                help="YAML file or bundled config, below the overrides; may be repeated",
-            )
-        one.add_argument("options", nargs="*", metavar="key=value", help="options, dotted")
-    return top
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are UsageErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of printing the usage and leaving."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
-def show_help(top: argparse.ArgumentParser, name: str) -> None:
-    """Help of one command, with its examples and the defaults of all its options."""
+def overview() -> str:
+    """What `telic --help` says."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: telic COMMAND [--config FILE] [key=value ...]",
+        "",
+        "Train a latent world model and control with it by planning.",
+        "",
+        "commands:",
+        *(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "examples:",
+        *(f"  {command.examples[0]}" for command in COMMANDS.values()),
+        "",
+        "`telic COMMAND --help` explains a command and lists its options. `telic --version`.",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted with everything saved.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def parser(name: str) -> Parser:
+    """The argument parser of a command; options are `key=value`, so they are a list of words."""
     command = COMMANDS[name]
-    defaults = getattr(importlib.import_module(command.module), "defaults_text", lambda: "")()
-    actions = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
-    one = actions[0].choices[name]
+    one = Parser(
+        prog=f"telic {name}",
+        description=command.summary[0].upper() + command.summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    one.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+    if command.configurable:
+        one.add_argument(
+            "--config",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="YAML file or bundled config, below the options; may be repeated",
+        )
+    one.add_argument("options", nargs="*", metavar=command.takes or None, help=command.hint)
     one.epilog = "examples:\n  " + "\n  ".join(command.examples)
-    if defaults:
-        one.epilog += "\n\noptions and their defaults:\n" + defaults
-    one.print_help()
+    return one
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command that `words` name. Raises UsageError, and whatever the command raises."""
+    if not words:
+        raise UsageError(f"no command; choose from {', '.join(COMMANDS)}, or see `telic --help`")
+    if words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return DONE
+    if words[0] == "--version":
+        sys.stdout.write(f"telic {code_version()}\n")
+        return DONE
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"unknown command {words[0]!r}{hint} (commands: {', '.join(COMMANDS)})")
+    command, one = COMMANDS[words[0]], parser(words[0])
+    known, unknown = one.parse_known_intermixed_args(words[1:])
+    if unknown:
+        raise UsageError(f"unknown argument {unknown[0]!r}; options are written key=value")
+    files = getattr(known, "config", [])
+    # Imported late, so that help and usage errors do not wait for torch.
+    module = importlib.import_module(command.module)
+    if known.help:
+        if command.configurable:
+            one.epilog += "\n\n" + module.option_help(files, known.options)
+        one.print_help()
+        return DONE
+    return int(module.main(files, known.options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 done, 1 failed, 2 wrong usage, 130 interrupted with everything saved."""
-    top = parser()
-    known = top.parse_args(arguments)
-    if known.help:
-        show_help(top, known.command)
-        return 0
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_path=False, show_time=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    # Imported late, so that help and usage errors do not wait for torch.
-    from scripts.settings import UsageError
-
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    handler = LogLines(logging.WARNING)
+    logging.getLogger().addHandler(handler)
     try:
-        module = importlib.import_module(COMMANDS[known.command].module)
-        return int(module.main(getattr(known, "config", []), known.options))
+        return run(words)
     except UsageError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        complain("error", str(error))
         return USAGE_ERROR
     except KeyboardInterrupt:
-        console.print("interrupted")
+        complain("interrupted", f"telic {words[0]} stopped at once", "yellow")
         return INTERRUPTED
     except Exception:
-        logging.getLogger(__name__).exception("telic %s failed", known.command)
+        logging.getLogger(__name__).exception("telic %s failed", words[0])
         return FAILED
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from world_models import Episode
+from world_models import CheckpointError, Episode
 
 
 class Collector:
@@ -20,22 +22,20 @@ class Collector:
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
         self.env, self.seed = env, seed
-        self.index = -1  # of the episode in progress
+        self.index = 0  # of the episode in progress
         self.obs: list[NDArray[np.float32]] = []
         self.actions: list[NDArray[np.float32]] = []
         self.rewards: list[float] = []
-        self.begin()
+        self._begin(0)
 
     def begin(self) -> None:
         """Reset the environment for the next episode."""
-        self.index += 1
-        obs, _ = self.env.reset(seed=self.episode_seed)
-        self.obs, self.actions, self.rewards = [obs], [], []
+        self._begin(self.index + 1)
 
     @property
     def episode_seed(self) -> int:
-        """Seed of the episode in progress; far from the seeds of other runs and evaluations."""
-        return self.seed * 1_000_000 + self.index
+        """Seed of the episode in progress, below 2**32; other runs have others."""
+        return int(np.random.SeedSequence((self.seed, self.index)).generate_state(1)[0])
 
     def step(self, action: NDArray[np.float32]) -> Episode | None:
         """Take `action` (A,); returns the episode if this was its last step (call `begin` next)."""
@@ -65,17 +65,21 @@ class Collector:
     def restore(self, state: dict[str, Tensor]) -> bool:
         """Go on where `state` was taken, by repeating its actions in the environment.
 
-        Returns False, with a fresh episode begun, if the environment does not repeat itself.
+        Returns False, with the episode begun anew, if the environment does not repeat itself.
         """
-        self.index = int(state["index"]) - 1
-        self.begin()
+        self._begin(int(state["index"]))
         for action in state["actions"].numpy():
             if self.step(action) is not None:
                 break
         repeated = np.array_equal(np.stack(self.obs), state["obs"].numpy())
         if not repeated:
-            self.begin()
+            self._begin(self.index)
         return repeated
+
+    def _begin(self, index: int) -> None:
+        self.index = index
+        obs, _ = self.env.reset(seed=self.episode_seed)
+        self.obs, self.actions, self.rewards = [obs], [], []
 
 
 class RandomActions:
@@ -124,17 +128,24 @@ def episode_path(folder: Path, index: int) -> Path:
 
 
 def write_episode(folder: Path, index: int, episode: Episode) -> None:
-    """Write an episode under a temporary name, then rename it."""
+    """Write an episode under a temporary name, flush it to the disk, then rename it."""
     path = episode_path(folder, index)
     fresh = path.with_suffix(".new")
     tensors = {"obs": episode.obs, "actions": episode.actions, "rewards": episode.rewards}
     save_file({**tensors, "terminated": torch.tensor(episode.terminated)}, fresh)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
     fresh.rename(path)
 
 
 def read_episode(folder: Path, index: int) -> Episode:
-    """Read an episode back. Raises OSError or SafetensorError if it is not there or torn."""
-    tensors = load_file(episode_path(folder, index))
-    return Episode(
-        tensors["obs"], tensors["actions"], tensors["rewards"], bool(tensors["terminated"])
-    )
+    """Read an episode back. Raises CheckpointError if it is not there or torn."""
+    path = episode_path(folder, index)
+    try:
+        tensors = load_file(path)
+        found = [tensors[name] for name in ("obs", "actions", "rewards")]
+        return Episode(found[0], found[1], found[2], bool(tensors["terminated"]))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,41 +13,45 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from agents import Memory, MPCAgent
-from envs import RenderingUnavailable
+from envs import RenderingUnavailable, select_gl_backend
 from mpc import Plan, Reward, trajectory_cost
-from scripts.loading import LoadedRun, PlannerChoice, open_run
+from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
+from scripts.option_help import layout, option_rows
+from scripts.options import read_options, split_groups
 from scripts.plots import decision_trace, plan_picture
 from scripts.readout import fit_readout
-from scripts.settings import UsageError, load, usage_errors
+from scripts.settings import build, require_at_least, require_seed
 from scripts.terminal import console as make_console
+from scripts.usage import UsageError
 from scripts.video import write_video
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """Options of `telic control`."""
+    """Options of `telic control`, beside `planner`, `env` and `agent`."""
 
-    run: str = "???"  # run folder
-    checkpoint: str | None = None  # folder of one checkpoint; None: the newest of the run
-    planner: str = "the one of the training"  # and planner.option=value
+    run: str = "???"  # run folder of the training
+    checkpoint: str | None = None  # folder of one checkpoint; null: the newest of the run
     episodes: int = 1
     seed: int = 30_000_000  # of the first episode
-    video: bool = False  # mp4 of every episode
-    plan_step: int | None = None  # control step whose plan is drawn; None: a lively one
-    device: str = "auto"
-    threads: int = 1
+    video: bool = False  # an mp4 of every episode
+    plan_step: int | None = None  # control step whose plan is drawn; null: a lively one
+    device: str = "auto"  # auto, cpu, cuda, mps
+    threads: int = 1  # of torch on the CPU
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for option in ("episodes", "threads"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        require_at_least(self, 1, "episodes", "threads")
+        require_seed(self.seed)
+        if self.plan_step is not None:
+            require_at_least(self, 0, "plan_step")
 
 
 @dataclass
@@ -81,50 +87,64 @@ class Trace:
         return int(change.sum(1)[:last].argmax())
 
 
-def defaults_text() -> str:
-    """All options with their defaults, for the help."""
-    return OmegaConf.to_yaml(OmegaConf.structured(ControlSettings))
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """All options with their defaults."""
+    rows = option_rows(ControlSettings())
+    return layout(
+        [("planner", "(as trained)", "which planner; planner.OPTION=value"), *rows, *MORE]
+    )
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    choice = PlannerChoice.split(overrides, default=None)
-    settings = load(ControlSettings, files, choice.rest)
+    """Run the command; returns the exit code. Raises UsageError."""
+    changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
+    settings = build(ControlSettings, raw)
     torch.set_num_threads(settings.threads)
-    loaded = open_run(settings.run, settings.checkpoint, settings.device, choice.env)
-    name = choice.names[0] if choice.names else loaded.settings.planner.name
+    video = _can_draw(settings.video)
+    loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
+    choice = PlannerChoice.read(changes, loaded.settings.planner.name)
     if len(choice.names) > 1:
         raise UsageError("control takes one planner; telic evaluate compares several")
-    choice.check([name])
+    name = choice.names[0]
+    agent = loaded.make_agent(name, choice.options)
     console = make_console()
-    with usage_errors():
-        planner = choice.make(name, loaded.settings.planner)
-        agent = loaded.trained.agent(planner, loaded.settings.agent)
-    spec = loaded.trained.spec
-    env, rendered = _environment(loaded, settings.video, console)
-    horizon = planner.config.horizon
+    spec, horizon = loaded.spec, agent.planner.config.horizon
+    env, rendered = _environment(loaded, video)
     console.print(
-        f"[bold]{spec.name}[/] with {name}, horizon {horizon} "
-        f"({horizon * spec.control_period:.2f} s), model of {loaded.trained.frames} env frames"
+        f"{spec.name} with {name}, horizon {horizon} ({horizon * spec.control_period:.2f} s), "
+        f"model of {loaded.trained.frames} env frames"
     )
-    for seed in range(settings.seed, settings.seed + settings.episodes):
-        trace = _episode(agent, env, seed, rendered, loaded.device, console)
-        _report(trace, spec.control_period, console)
-        for path in _files(trace, loaded, f"{name}-seed{seed}", settings.plan_step):
-            console.print(f"  {path}")
-    env.close()
+    try:
+        for seed in range(settings.seed, settings.seed + settings.episodes):
+            trace = _episode(agent, env, seed, rendered, loaded.device, console)
+            _report(trace, spec.control_period, console)
+            for path in _files(trace, loaded, f"{name}-seed{seed}", settings.plan_step):
+                console.print(f"  {path}")
+    finally:
+        env.close()
     return 0
 
 
-def _environment(
-    loaded: LoadedRun, video: bool, console: Console
-) -> tuple[gymnasium.Env[Any, Any], bool]:
+def _can_draw(video: bool) -> bool:
+    """Whether videos are asked for and not ruled out by a MUJOCO_GL that does not work here."""
+    if video and os.environ.get("MUJOCO_GL"):
+        try:
+            select_gl_backend()
+        except RenderingUnavailable as error:
+            logger.warning("no video: %s", error)
+            # Simulators refuse to be imported under a setting that they cannot use.
+            os.environ["MUJOCO_GL"] = "disable"
+            return False
+    return video
+
+
+def _environment(loaded: LoadedRun, video: bool) -> tuple[gymnasium.Env[Any, Any], bool]:
     """The environment, and whether it renders: without OpenGL a line says so and that is all."""
     if video:
         try:
             return loaded.make_env(render=True), True
         except RenderingUnavailable as error:
-            console.print(f"[yellow]no video:[/] {error}")
+            logger.warning("no video: %s", error)
     return loaded.make_env(), False
 
 
@@ -175,7 +195,7 @@ def _report(trace: Trace, control_period: float, console: Console) -> None:
 
 def _files(trace: Trace, loaded: LoadedRun, stem: str, plan_step: int | None) -> list[Path]:
     """Write the pictures, and the video where there are frames; returns their paths."""
-    plots, spec = loaded.folder.plots, loaded.trained.spec
+    plots, spec = loaded.folder.plots, loaded.spec
     plots.mkdir(exist_ok=True)
     paths = [plots / f"episode-{stem}.png", plots / f"plan-{stem}.png"]
     period = 1000 * spec.control_period
@@ -183,14 +203,18 @@ def _files(trace: Trace, loaded: LoadedRun, stem: str, plan_step: int | None) ->
     step = trace.liveliest() if plan_step is None else min(plan_step, len(trace.plans) - 1)
     _draw_plan(paths[1], trace, loaded, stem, step)
     if trace.frames:
-        paths.append(loaded.folder.videos / f"{stem}.mp4")
-        write_video(paths[-1], trace.frames, fps=1.0 / spec.control_period)
+        try:
+            path = loaded.folder.videos / f"{stem}.mp4"
+            write_video(path, trace.frames, fps=1.0 / spec.control_period)
+            paths.append(path)
+        except (OSError, RuntimeError) as error:
+            logger.warning("no video: %s", " ".join(str(error).split()))
     return paths
 
 
 def _draw_plan(path: Path, trace: Trace, loaded: LoadedRun, stem: str, step: int) -> None:
     """The plan made at `step`: its states, the model's rollout of its actions, what happened."""
-    model, spec = loaded.trained.model, loaded.trained.spec
+    model, spec = loaded.trained.model, loaded.spec
     obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
     readout = fit_readout(model, obs)
     plan = trace.plans[step]

@@ -12,10 +12,11 @@ import torch
 
 from envs import RenderingUnavailable, make_env, select_gl_backend
 from mpc.compilation import compiler
-from scripts.agent_files import code_version
 from scripts.metrics import wandb_mode
-from scripts.settings import UsageError
 from scripts.terminal import console as make_console
+from scripts.terminal import verdict
+from scripts.usage import UsageError
+from scripts.version import code_version
 
 
 class Missing(Exception):
@@ -30,11 +31,12 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     healthy = True
     for name, check, needed in CHECKS:
         try:
-            console.print(f"[green]ok[/]       {name}: {check()}")
+            console.print(verdict("ok", f"{name}: {check()}"))
         except Missing as error:
-            console.print(f"[yellow]missing[/]  {name}: {error}")
+            console.print(verdict("missing", f"{name}: {error}"))
         except Exception as error:  # noqa: BLE001  whatever is broken is what we are here to say
-            console.print(f"[red]broken[/]   {name}: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            console.print(verdict("broken", f"{name}: {reason}"))
             healthy = healthy and not needed
     return 0 if healthy else 1
 

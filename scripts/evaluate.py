@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rich.table import Table
 
 from agents import MPCAgent, Protocol, run_episodes
-from mpc import Planner
-from scripts.loading import LoadedRun, PlannerChoice, open_run
+from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
+from scripts.option_help import layout, option_rows
+from scripts.options import read_options, split_groups
 from scripts.plots import PlannerScore, planner_table_plot
 from scripts.reference import published_return
-from scripts.settings import load, usage_errors
+from scripts.settings import build, require_at_least, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
+
+DEFAULT_PLANNERS = "grasp,gradient,cem,mppi,random_shooting,policy,random"
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Options of `telic evaluate`."""
+    """Options of `telic evaluate`, beside `planner`, `env` and `agent`."""
 
-    run: str = "???"  # run folder
-    checkpoint: str | None = None  # folder of one checkpoint; None: the newest of the run
-    planners: str = "grasp,gradient,cem,mppi,random_shooting,policy,random"  # planner=a,b
-    episodes: int = 10
-    seed: int = 20_000_000  # of the first episode; far from training and in-run evaluation
+    run: str = "???"  # run folder of the training
+    checkpoint: str | None = None  # folder of one checkpoint; null: the newest of the run
+    episodes: int = 10  # per planner, all from the same starts
+    seed: int = 20_000_000  # of the first episode; far from that of evaluations during training
     decisions: int = 100  # single decisions timed per planner
-    device: str = "auto"
-    threads: int = 1
+    device: str = "auto"  # auto, cpu, cuda, mps
+    threads: int = 1  # of torch on the CPU
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for option in ("episodes", "decisions", "threads"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        require_at_least(self, 1, "episodes", "decisions", "threads")
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Score:
     """How one planner did."""
 
     planner: str
+    options: dict[str, Any]  # of the planner
     returns: list[float]  # one per episode
-    interval: Interval  # of the mean, 95 %
+    interval: Interval  # of the mean, 95 %; nan for a single episode
     forward_calls: int  # model calls per decision
     backward_calls: int
     latency_ms: list[float]  # of single decisions, one environment at a time
@@ -58,41 +62,31 @@ class Score:
     difference: Interval | None = None  # to the first planner, paired by start
 
 
-def defaults_text() -> str:
-    """All options with their defaults, for the help."""
-    return OmegaConf.to_yaml(OmegaConf.structured(EvaluateSettings)).replace(
-        "planners:", "planner:"
-    )
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """All options with their defaults."""
+    note = "which planners; planner.OPTION=value"
+    return layout([("planner", DEFAULT_PLANNERS, note), *option_rows(EvaluateSettings()), *MORE])
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    choice = PlannerChoice.split(overrides, EvaluateSettings.planners)
-    choice.check(choice.names)
-    settings = load(EvaluateSettings, files, choice.rest)
+    """Run the command; returns the exit code. Raises UsageError."""
+    changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
+    settings = build(EvaluateSettings, raw)
+    choice = PlannerChoice.read(changes, DEFAULT_PLANNERS)
     torch.set_num_threads(settings.threads)
-    loaded = open_run(settings.run, settings.checkpoint, settings.device, choice.env)
-    console = make_console()
-    spec = loaded.trained.spec
+    loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
+    agents = {name: loaded.make_agent(name, choice.options) for name in choice.names}
+    console, spec = make_console(), loaded.spec
     console.print(
-        f"[bold]{spec.name}[/]: model of {loaded.trained.frames} env frames, "
+        f"{spec.name}: model of {loaded.trained.frames} env frames, "
         f"{settings.episodes} episodes from the same starts for every planner"
     )
-    seeds = tuple(settings.seed + i for i in range(settings.episodes))
-    protocol = Protocol(
-        spec.name,
-        spec.action_repeat,
-        spec.episode_steps,
-        seeds,
-        agent_seed=settings.seed,
-        replan_every=loaded.settings.agent.replan_every,
-    )
+    protocol = make_protocol(loaded, settings)
     scores: list[Score] = []
     with console.status("") as status:
-        for name in choice.names:
+        for name, agent in agents.items():
             status.update(f"{name} ...")
-            planner = choice.make(name, loaded.settings.planner)
-            score = evaluate_planner(loaded, planner, name, protocol, settings.decisions)
+            score = evaluate_planner(loaded, agent, protocol, settings.decisions)
             if scores:
                 rng = np.random.default_rng(0)
                 gap = paired_difference(score.returns, scores[0].returns, rng)
@@ -107,39 +101,58 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     return 0
 
 
+def make_protocol(loaded: LoadedRun, settings: EvaluateSettings) -> Protocol:
+    """The frozen description of this evaluation."""
+    spec = loaded.spec
+    return Protocol(
+        spec.name,
+        spec.action_repeat,
+        spec.episode_steps,
+        seeds=tuple(settings.seed + i for i in range(settings.episodes)),
+        agent_seed=settings.seed,
+        replan_every=loaded.settings.agent.replan_every,
+    )
+
+
 def evaluate_planner(
-    loaded: LoadedRun, planner: Planner[Any], name: str, protocol: Protocol, decisions: int
+    loaded: LoadedRun, agent: MPCAgent, protocol: Protocol, decisions: int
 ) -> Score:
     """All episodes of the protocol with batched decisions, then single decisions timed."""
-    device = str(loaded.trained.model.bins.device)
-    with usage_errors():
-        agent = loaded.trained.agent(planner, loaded.settings.agent)
+    device = str(loaded.device)
     envs = [loaded.make_env() for _ in protocol.seeds]
     try:
         records = run_episodes(agent, envs, protocol.seeds, protocol.agent_seed, device)
-        seconds, calls = time_decisions(agent, loaded, protocol, decisions, device)
+        seconds, calls = time_decisions(agent, envs[0], protocol, decisions, device)
     finally:
         for env in envs:
             env.close()
     returns = [record.score for record in records]
-    period = loaded.trained.spec.control_period
     return Score(
-        planner=name,
+        planner=agent.planner.name,
+        options=planner_options(agent),
         returns=returns,
         interval=mean_interval(returns, np.random.default_rng(0)),
         forward_calls=calls[0],
         backward_calls=calls[1],
         latency_ms=[1000.0 * s for s in seconds],
-        late=float(np.mean(np.array(seconds) > period)),
+        late=float(np.mean(np.array(seconds) > loaded.spec.control_period)),
         fallbacks=max(record.fallbacks for record in records),
     )
 
 
+def planner_options(agent: MPCAgent) -> dict[str, Any]:
+    """The options of an agent's planner, without its name."""
+    return {key: value for key, value in asdict(agent.planner.config).items() if key != "name"}
+
+
 def time_decisions(
-    agent: MPCAgent, loaded: LoadedRun, protocol: Protocol, decisions: int, device: str
+    agent: MPCAgent,
+    env: gymnasium.Env[Any, Any],
+    protocol: Protocol,
+    decisions: int,
+    device: str,
 ) -> tuple[list[float], tuple[int, int]]:
-    """Seconds of warm single decisions along one episode, and the model calls of the last one."""
-    env = loaded.make_env()
+    """Seconds of warm single decisions along episodes, and the model calls of the last one."""
     obs, _ = env.reset(seed=protocol.seeds[0])
     memory = agent.start(protocol.agent_seed, device)
     seconds = []
@@ -152,7 +165,6 @@ def time_decisions(
         if terminated or truncated:
             obs, _ = env.reset()
             memory = agent.forget(memory, np.array([True]))
-    env.close()
     assert memory.plan is not None
     diagnostics = memory.plan.diagnostics
     return seconds, (diagnostics.forward_calls, diagnostics.backward_calls)
@@ -161,23 +173,23 @@ def time_decisions(
 def score_table(scores: Sequence[Score], control_period: float) -> Table:
     """The table that `telic evaluate` prints."""
     table = Table(title="planners, same model and starts")
-    table.add_column("planner")
+    table.add_column("planner", no_wrap=True)
     for heading in (
         "return",
         "95 % interval",
-        f"minus {scores[0].planner}, paired",
+        f"minus {scores[0].planner},\npaired by start",
         "model calls\n(differentiated)",
         "ms per decision\nmedian (95th)",
         f"over the control\nperiod of {1000 * control_period:.0f} ms",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for score in scores:
         gap = score.difference
         table.add_row(
             score.planner,
             f"{score.interval.point:.1f}",
-            f"{score.interval.low:.1f} to {score.interval.high:.1f}",
-            "" if gap is None else f"{gap.point:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
+            _range(score.interval, ".1f"),
+            "" if gap is None else f"{gap.point:+.1f} ({_range(gap, '+.1f')})",
             f"{score.forward_calls} ({score.backward_calls})",
             f"{np.median(score.latency_ms):.1f} ({np.quantile(score.latency_ms, 0.95):.1f})",
             f"{100 * score.late:.0f} %",
@@ -186,18 +198,41 @@ def score_table(scores: Sequence[Score], control_period: float) -> Table:
 
 
 def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Path:
-    """Store protocol and scores in the run folder, with a plot; returns the JSON file."""
+    """Store protocol and scores in the run folder, with a plot; returns the JSON file.
+
+    Earlier evaluations stay: files of the same protocol are numbered.
+    """
     folder = loaded.folder.path / "evaluations"
     folder.mkdir(exist_ok=True)
-    stem = f"{loaded.trained.frames:09d}-{protocol.hash}"
+    base = f"{loaded.trained.frames:09d}-{protocol.hash}"
+    number = next(n for n in itertools.count(1) if not (folder / f"{base}-{n}.json").exists())
+    stem = f"{base}-{number}"
     result = {
         "protocol": asdict(protocol),
         "protocol_hash": protocol.hash,
         "frames": loaded.trained.frames,
-        "scores": [asdict(score) for score in scores],
+        "scores": [_without_nan(asdict(score)) for score in scores],
     }
     path = folder / f"{stem}.json"
-    path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+    draft.rename(path)
     rows = [PlannerScore(s.planner, s.interval, float(np.median(s.latency_ms))) for s in scores]
-    planner_table_plot(loaded.folder.plots / f"planners-{stem}.png", rows, loaded.trained.spec.name)
+    planner_table_plot(loaded.folder.plots / f"planners-{stem}.png", rows, loaded.spec.name)
     return path
+
+
+def _range(interval: Interval, form: str) -> str:
+    """The bounds of an interval; a single episode has none."""
+    if math.isnan(interval.low):
+        return "unknown"
+    return f"{interval.low:{form}} to {interval.high:{form}}"
+
+
+def _without_nan(value: Any) -> Any:
+    """`value` with null, which JSON has, for numbers that are not finite, which it has not."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

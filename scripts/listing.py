@@ -10,8 +10,9 @@ from rich.table import Table
 
 from envs import env_names
 from mpc import PLANNERS, nearest
-from scripts.settings import UsageError, bundled
+from scripts.options import bundled
 from scripts.terminal import console as make_console
+from scripts.usage import UsageError
 from world_models import LatentModel, ModelConfig
 
 KINDS = ("planners", "envs", "models", "configs")
@@ -22,7 +23,9 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     if len(overrides) != 1 or overrides[0] not in KINDS:
         wrong = " ".join(overrides)
         hint = nearest(wrong, list(KINDS))
-        raise UsageError(f"telic list takes one of {', '.join(KINDS)}, got {wrong!r}{hint}")
+        raise UsageError(
+            f"telic list takes one of {', '.join(KINDS)}, got {wrong or 'nothing'}{hint}"
+        )
     console = make_console()
     if overrides[0] == "planners":
         _planners(console)

@@ -44,10 +44,7 @@ class RunFolder:
             cls.refuse_if_used(path)
             for name in SUBFOLDERS:
                 (path / name).mkdir(exist_ok=True)
-            # config.yaml makes a folder a run, so it comes last and whole.
-            draft = path / ".config.yaml.new"
-            draft.write_text(config, encoding="utf-8")
-            draft.rename(run.config)
+            run.write_config(config)  # it makes a folder a run, so it comes last
         except OSError as error:
             run.release()
             raise ValueError(f"cannot write to {path}: {error.strerror}") from error
@@ -69,6 +66,12 @@ class RunFolder:
         nearest = _nearest_runs(path)
         hint = f"; nearest runs: {', '.join(nearest)}" if nearest else ""
         raise ValueError(f"{path} is not a run folder: {reason}{hint}")
+
+    def write_config(self, config: str) -> None:
+        """Write config.yaml, whole or not at all. Raises OSError when the disk refuses."""
+        draft = self.path / ".config.yaml.new"
+        draft.write_text(config, encoding="utf-8")
+        draft.rename(self.config)
 
     def lock(self) -> None:
         """Keep other processes from writing this run, until `release` or the end of this process.

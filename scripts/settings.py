@@ -1,35 +1,37 @@
-"""Settings: typed dataclasses, with YAML files and dotted overrides merged into them.
-
-Every mistake (unknown key, wrong type, impossible value) raises UsageError with one line.
-"""
+"""Settings of a training run, as typed dataclasses."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
 from agents import AgentConfig
 from envs import EnvConfig
-from mpc import PLANNERS, Planner, PlannerConfig, nearest
+from mpc import PLANNERS, Planner, PlannerConfig
 from scripts.metrics import WandbConfig
+from scripts.options import read_options, read_yaml, stack, typed
 from scripts.run_folder import RunFolder
+from scripts.usage import UsageError, usage_errors
 from world_models import LossConfig, ModelConfig
 
-GROUPS = ("env", "planner")  # `planner=cem` is short for `planner.name=cem`
+DEFAULT_PLANNER = "grasp"
 
 
-class UsageError(Exception):
-    """Wrong usage or configuration: one clear line for the user, exit code 2."""
+def require_at_least(config: Any, least: int, *options: str) -> None:
+    """Raise ValueError naming the first of the `options` of `config` that is below `least`."""
+    for option in options:
+        value = getattr(config, option)
+        if value < least:
+            raise ValueError(f"{option} must be at least {least}, got {value}")
+
+
+def require_seed(seed: int) -> None:
+    """Raise ValueError unless environments and generators take `seed`."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be at least 0 and below 2**31, got {seed}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        if self.capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {self.capacity}")
+        require_at_least(self, 1, "capacity")
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,28 @@ class TrainConfig:
     frames: int = 100_000  # env frames, action repeat included
     random_steps: int = 2_500  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
-    updates_per_step: int = 1
-    eval_every: int = 10_000  # env frames; 0: never
-    eval_episodes: int = 5
+    updates_per_step: int = 1  # updates per control step after that
+    eval_every: int = 10_000  # env frames; 0: only at the end
+    eval_episodes: int = 5  # episodes per evaluation
     checkpoint_every: int = 10_000  # env frames
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # older ones are removed
     log_every: int = 1_000  # control steps between rows of training losses
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for option in ("frames", "eval_episodes", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
-        for option in ("random_steps", "first_updates", "updates_per_step", "eval_every"):
-            if getattr(self, option) < 0:
-                raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        require_at_least(
+            self, 1, "frames", "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
+        )
+        require_at_least(self, 0, "random_steps", "first_updates", "updates_per_step", "eval_every")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that defines a training run."""
 
-    name: str | None = None  # of the run folder; None: made from environment, planner and seed
+    name: str | None = None  # of the run folder; null: made from environment, planner and seed
     runs: str = "runs"  # where run folders lie
-    seed: int = 1
+    seed: int = 1  # of everything random
     device: str = "auto"  # auto, cpu, cuda, mps
     threads: int = 1  # of torch on the CPU; with one, a resumed run repeats bit for bit
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -85,6 +84,18 @@ class Settings:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, alone or together."""
+        require_at_least(self, 1, "threads")
+        require_seed(self.seed)
+        if self.name in ("", ".", ".."):
+            raise ValueError(f"name must be the name of a folder, got {self.name!r}")
+        if self.planner is not None and self.agent.replan_every > self.planner.horizon:
+            raise ValueError(
+                f"agent.replan_every must be at most planner.horizon = {self.planner.horizon}, "
+                f"got {self.agent.replan_every}"
+            )
 
     def run_name(self) -> str:
         """`name`, or one made from environment, planner and seed."""
@@ -107,80 +118,32 @@ def load(
 
     Raises UsageError.
     """
-    layers = [OmegaConf.create(dict(base or {})), *(read_yaml(f) for f in files)]
-    layers.append(parse_overrides(overrides))
-    raw: Any = OmegaConf.create({})
-    for layer in layers:
-        raw = _stack(raw, layer)
-    typed = _schema(schema, raw)
-    _check_keys(typed, raw, "")
+    return build(schema, stack(base or {}, read_options(files, overrides)))
+
+
+def build(schema: type[S], raw: Mapping[str, Any]) -> S:
+    """Settings of type `schema` from plain options; `planner` has those of the one it names.
+
+    Raises UsageError.
+    """
+    if "planner" not in (f.name for f in fields(schema)):  # type: ignore[arg-type]
+        return typed(schema, raw)
+    with usage_errors():
+        name = str(raw.get("planner", {}).get("name", DEFAULT_PLANNER))
+        options = PLANNERS[name].Config
+    named = make_dataclass("Planner", [("name", str, name)], bases=(options,), frozen=True)
+    planner = [("planner", named, field(default_factory=named))]
+    return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)
+
+
+def read_run_options(folder: RunFolder) -> dict[str, Any]:
+    """The options that a run was started with. Raises UsageError naming the file if they fail."""
+    raw = read_yaml(str(folder.config))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(typed, raw))  # type: ignore[return-value]
-    except MissingMandatoryValue as error:
-        raise UsageError(f"{error.full_key}= is required") from None
-    except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise UsageError(f"{error.full_key}: {reason}") from None
-    except ValueError as error:
-        raise UsageError(str(error).splitlines()[0]) from None
-
-
-def parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    """Dotted `key=value` arguments as a nested config."""
-    for item in overrides:
-        key, equals, _ = item.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{item!r} is not an option; write key=value, such as seed=2")
-    config = OmegaConf.create({})
-    for item in overrides:
-        key, _, value = item.partition("=")
-        try:
-            # One at a time, so that `planner=cem planner.horizon=5` may follow each other.
-            one = OmegaConf.from_dotlist([f"{key}.name={value}" if key in GROUPS else item])
-        except (YAMLError, OmegaConfBaseException):
-            raise UsageError(f"{item!r} cannot be read as key=value") from None
-        config = OmegaConf.merge(config, one)  # type: ignore[assignment]
-    return config
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn the ValueError of a wrong name, folder or checkpoint into a UsageError."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error).splitlines()[0]) from error
-
-
-def read_run_config(folder: RunFolder) -> dict[str, Any]:
-    """The settings that a run was started with, as plain values."""
-    config: Any = OmegaConf.to_container(read_yaml(str(folder.config)))
-    return config
-
-
-def read_yaml(name: str) -> DictConfig:
-    """A YAML file, or a bundled config by its name (see `telic list configs`)."""
-    path: Any = Path(name)
-    if not path.is_file():
-        path = resources.files("configs") / f"{name}.yaml"
-        if not path.is_file():
-            raise UsageError(
-                f"no config file {name!r}{nearest(name, bundled())}; "
-                f"bundled configs: {', '.join(bundled())}"
-            )
-    try:
-        config = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UsageError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, DictConfig):
-        raise UsageError(f"{name}: expected a mapping of options")
-    return config
-
-
-def bundled() -> list[str]:
-    """Names of the configs that come with telic."""
-    files = (Path(f.name) for f in resources.files("configs").iterdir())
-    return sorted(f.stem for f in files if f.suffix == ".yaml")
+        build(Settings, raw)
+    except UsageError as error:
+        raise UsageError(f"{folder.config}: {error}") from None
+    return raw
 
 
 def make_planner_from(config: PlannerConfig) -> Planner[Any]:
@@ -199,48 +162,3 @@ def resolve_device(name: str) -> torch.device:
     if not available[name]:
         raise UsageError(f"device {name!r} is not available on this machine; use device=auto")
     return torch.device(name)
-
-
-def _stack(below: DictConfig, above: DictConfig) -> DictConfig:
-    """`above` merged over `below`; naming another planner drops the options of the one below."""
-    above = above.copy()
-    for group in GROUPS:
-        if isinstance(above.get(group), str):
-            above[group] = {"name": above[group]}
-    name = OmegaConf.select(above, "planner.name")
-    if name is not None and OmegaConf.select(below, "planner.name") not in (None, name):
-        below = below.copy()
-        del below["planner"]
-    return OmegaConf.merge(below, above)  # type: ignore[return-value]
-
-
-def _schema(schema: type[Any], raw: DictConfig) -> DictConfig:
-    """The typed defaults; `planner` takes the options of the planner that `raw` names."""
-    if "planner" in (f.name for f in dataclasses.fields(schema)):
-        name = str(OmegaConf.select(raw, "planner.name") or "grasp")
-        try:
-            options = PLANNERS[name].Config
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        named = make_dataclass("Planner", [("name", str, name)], bases=(options,), frozen=True)
-        planner = [("planner", named, field(default_factory=named))]
-        schema = make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True)
-    return OmegaConf.structured(schema)
-
-
-def _check_keys(typed: DictConfig, raw: DictConfig, prefix: str) -> None:
-    for key in map(str, raw):
-        known = [str(k) for k in typed.keys()]  # noqa: SIM118  `in` skips required options
-        if key not in known:
-            where = f"{prefix}{key}"
-            raise UsageError(
-                f"unknown option {where!r}{nearest(key, known)} "
-                f"(options{f' of {prefix[:-1]}' if prefix else ''}: {', '.join(known)})"
-            )
-        if isinstance(typed._get_node(key), DictConfig):
-            if not isinstance(raw._get_node(key), DictConfig):
-                example = next(iter(typed[key]))
-                raise UsageError(
-                    f"{prefix}{key} is a group of options; write {prefix}{key}.{example}=..."
-                )
-            _check_keys(typed[key], raw[key], f"{prefix}{key}.")

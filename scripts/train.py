@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -14,168 +15,225 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from scripts.metrics import MetricsLogger
-from scripts.plots import learning_curve
-from scripts.reference import published_return, reference_curves
+from scripts.option_help import layout, option_rows
+from scripts.options import Options, parse_overrides, read_options, stack
+from scripts.reference import published_return
 from scripts.run_folder import RunFolder
-from scripts.settings import (
-    Settings,
-    UsageError,
-    load,
-    parse_overrides,
-    read_run_config,
-    usage_errors,
-)
+from scripts.settings import Settings, build, load, read_run_options
+from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.terminal import console as make_console
-from scripts.training import COMPONENTS, TrainingRun, train
-from world_models import latest_checkpoint, load_checkpoint
+from scripts.training import TrainingRun, train
+from scripts.usage import UsageError, usage_errors
+from world_models import Checkpoint, latest_checkpoint, load_checkpoint
 
-RESUME_GROUPS = ("resume", "train", "wandb", "device")
+CHANGEABLE = ("train", "wandb", "device")  # options that may change when a run is resumed
 
 
-def defaults_text() -> str:
-    """All options with their defaults, for the help."""
-    text = OmegaConf.to_yaml(OmegaConf.structured(load(Settings)))
-    return text + "\nresume: runs/<name> goes on with an interrupted or longer training\n"
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """All options with their defaults, those of `files` and `overrides` applied."""
+    rows = option_rows(load(Settings, files, overrides))
+    resume = ("resume", "null", "run folder: go on with it; only train.*, wandb.*, device change")
+    return layout([resume, *rows]) + "\n\n`planner=NAME --help` lists the options of that planner."
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code. Raises UsageError."""
     resume = parse_overrides(overrides).get("resume")
+    console = make_console()
     if resume is None:
-        settings = load(Settings, files, overrides)
-        torch.set_num_threads(settings.threads)
-        path = Path(settings.runs) / settings.run_name()
-        text = OmegaConf.to_yaml(OmegaConf.structured(settings))
-        with usage_errors():
-            RunFolder.refuse_if_used(path)
-            run = TrainingRun(settings, RunFolder(path))
-            run.folder = RunFolder.create(path, text)
+        run = start(load(Settings, files, overrides))
     else:
-        run = _resumed(Path(str(resume)), files, overrides)
-    return _train(run)
+        opened = go_on(Path(str(resume)), files, overrides)
+        if isinstance(opened, str):
+            console.print(opened)
+            return 0
+        run = opened
+    try:
+        return _train(run, console)
+    finally:
+        run.close()
+        run.folder.release()
 
 
-def _resumed(path: Path, files: Sequence[str], overrides: Sequence[str]) -> TrainingRun:
-    """The run in folder `path` as its last checkpoint left it."""
-    for item in [*overrides, *("--config" for _ in files)]:
-        if item.partition("=")[0].split(".")[0] not in RESUME_GROUPS:
-            raise UsageError(
-                f"{item!r} cannot change when a run is resumed; "
-                f"only {', '.join(RESUME_GROUPS[1:])} options can"
-            )
-    changes = [item for item in overrides if not item.startswith("resume=")]
+def start(settings: Settings) -> TrainingRun:
+    """A new run and its locked folder. Raises UsageError, and then leaves no folder behind."""
+    torch.set_num_threads(settings.threads)
+    path = Path(settings.runs) / settings.run_name()
     with usage_errors():
-        folder = RunFolder.open(path)
-        settings = load(Settings, (), changes, read_run_config(folder))
-        torch.set_num_threads(settings.threads)
-        folder.lock()
-        newest = latest_checkpoint(folder.checkpoints)
-        run = TrainingRun(settings, folder)
-        run.restore(load_checkpoint(newest))
+        RunFolder.refuse_if_used(path)
+        run = TrainingRun(settings, RunFolder(path))
+        run.folder = RunFolder.create(path, _yaml(settings))
     return run
 
 
-def _train(run: TrainingRun) -> int:
-    console = make_console()
-    settings, folder = run.settings, run.folder
-    stop: list[int] = []
-    previous = {s: signal.signal(s, _request(stop)) for s in (signal.SIGINT, signal.SIGTERM)}
-    config: Any = OmegaConf.to_container(OmegaConf.structured(settings))
-    run.metrics = MetricsLogger(folder.path, settings.wandb, config, folder.name)
-    run.metrics.truncate(run.frames)
-    console.print(
-        f"[bold]{run.spec.name}[/]: {run.spec.obs_dim} observation numbers, "
-        f"{run.spec.action_dim} actions, {1000 * run.spec.control_period:.0f} ms per control step, "
-        f"planner {settings.planner.name}, {settings.train.frames} env frames "
-        f"from {run.frames} -> {folder.path}"
-    )
-    finished = False
+def go_on(path: Path, files: Sequence[str], overrides: Sequence[str]) -> TrainingRun | str:
+    """The run in folder `path`, locked, as its last checkpoint left it.
+
+    If it has seen all of its frames already, a line that says so. Raises UsageError.
+    """
+    changes = read_options(files, [o for o in overrides if not o.startswith("resume=")])
+    for key in changes:
+        if key not in CHANGEABLE:
+            raise UsageError(
+                f"{key} cannot change when a run is resumed; only {', '.join(CHANGEABLE)} can"
+            )
+    with usage_errors():
+        folder = RunFolder.open(path)
+        folder.lock()
     try:
-        finished = _with_progress(run, console, stop)
-        _summarise(run, console, finished)
-    finally:
-        run.metrics.close(0 if finished else 1)
-        run.close()
+        return _restored(folder, changes)
+    except BaseException:
         folder.release()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return 0 if finished else 130
+        raise
 
 
-def _request(stop: list[int]) -> Any:
-    def handler(number: int, frame: FrameType | None) -> None:
+def _restored(folder: RunFolder, changes: Options) -> TrainingRun | str:
+    settings = build(Settings, stack(read_run_options(folder), changes))
+    torch.set_num_threads(settings.threads)
+    with usage_errors():
+        newest = latest_checkpoint(folder.checkpoints)
+        checkpoint = load_checkpoint(newest)
+        seen = _frames(checkpoint, newest)
+        if seen >= settings.train.frames:
+            folder.release()
+            return (
+                f"{folder.path} has finished: {seen} of {settings.train.frames} env frames; "
+                f"train longer with train.frames={2 * seen}"
+            )
+        run = TrainingRun(settings, folder)
+        try:
+            run.restore(checkpoint)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{newest} does not fit {folder.config}: {error}") from error
+        folder.write_config(_yaml(settings))
+    return run
+
+
+def _frames(checkpoint: Checkpoint, path: Path) -> int:
+    try:
+        return int(checkpoint.meta["frames"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} was not written by `telic train`") from None
+
+
+def _train(run: TrainingRun, console: Console) -> int:
+    settings, folder, spec = run.settings, run.folder, run.spec
+    with _signals() as stop:
+        config: Any = OmegaConf.to_container(OmegaConf.structured(settings))
+        run.metrics = MetricsLogger(folder.path, settings.wandb, config, folder.name)
+        finished = False
+        try:
+            run.metrics.truncate(run.frames)
+            console.print(
+                f"{spec.name}: {spec.obs_dim} observation numbers, {spec.action_dim} actions, "
+                f"{1000 * spec.control_period:.0f} ms per control step, planner "
+                f"{settings.planner.name}, env frames {run.frames} to {settings.train.frames}, "
+                f"in {folder.path}"
+            )
+            finished = _with_progress(run, console, lambda: bool(stop))
+        except KeyboardInterrupt:
+            console.print(f"stopped at once; go on from the last checkpoint: {_resume(folder)}")
+            return 130
+        finally:
+            run.metrics.close(0 if finished else 1)
+        if not finished:
+            console.print(
+                f"interrupted at {run.frames} frames, everything saved; go on: {_resume(folder)}"
+            )
+            return 130
+    _summarise(run, console)
+    return 0
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM go to the list that this yields; the second raises KeyboardInterrupt."""
+    stop: list[int] = []
+
+    def note(number: int, _: Any) -> None:
         if stop:
             raise KeyboardInterrupt
         stop.append(number)
 
-    return handler
+    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _with_progress(run: TrainingRun, console: Console, stop: list[int]) -> bool:
-    """Train under a progress bar; one line for every evaluation."""
+class _Rate(ProgressColumn):
+    """Env frames per second of the last half minute, whatever they were spent on."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f} frames/s" if speed else "")
+
+
+def _with_progress(run: TrainingRun, console: Console, interrupted: Callable[[], bool]) -> bool:
+    """Train under a progress bar, where there is a terminal; one line for every evaluation."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=2) as bar:
-        task = bar.add_task("training", total=run.settings.train.frames, rate="")
-        bar.update(task, completed=run.frames)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, refresh_per_second=2, disable=hidden) as bar:
+        task = bar.add_task("training", total=run.settings.train.frames, completed=run.frames)
 
         def show(run: TrainingRun, shown: dict[str, float]) -> None:
             if run.steps % 20 == 0 or run.finished:
-                spent = sum(run.stopwatch.milliseconds().values())
-                rate = f"{run.spec.action_repeat * 1000 / spent:.0f} frames/s" if spent else ""
                 doing = "training" if run.learning else "random actions"
-                bar.update(task, completed=run.frames, rate=rate, description=doing)
+                bar.update(task, completed=run.frames, description=doing)
             if "eval/return" in shown:
-                bar.console.print(
+                console.print(
                     f"  {run.frames:>8} frames: return {shown['eval/return']:.1f} "
                     f"± {shown['eval/std']:.1f} over {len(run.eval_envs)} episodes"
                 )
 
-        return train(run, show, lambda: bool(stop))
+        return train(run, show, interrupted)
 
 
-def _summarise(run: TrainingRun, console: Console, finished: bool) -> None:
-    """Draw the learning curve and print what there is and where."""
+def _summarise(run: TrainingRun, console: Console) -> None:
+    """Say how long control steps took, how it went and where everything is."""
     folder = run.folder
-    if not finished:
+    spent = run.stopwatch.milliseconds()
+    if spent:
+        parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
         console.print(
-            f"interrupted at {run.frames} frames, everything saved; go on with\n"
-            f"  telic train resume={folder.path}"
+            f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
+            f"thread(s), compilation and evaluation not counted"
         )
-        return
-    milliseconds = run.stopwatch.milliseconds()
-    parts = ", ".join(f"{name} {milliseconds[name]:.1f}" for name in COMPONENTS)
-    console.print(
-        f"per control step: {sum(milliseconds.values()):.1f} ms ({parts}) on "
-        f"{torch.get_num_threads()} thread(s)"
-    )
     assert run.metrics is not None
     frames, returns = run.metrics.column("eval/return")
-    _, std = run.metrics.column("eval/std")
     if returns:
-        path = folder.plots / "learning_curve.png"
-        spread = [
-            [r - s for r, s in zip(returns, std, strict=True)],
-            [r + s for r, s in zip(returns, std, strict=True)],
-        ]
-        references = reference_curves(run.spec.name)
-        learning_curve(path, frames, returns, references, run.spec.name, spread)
-        run.metrics.log_media("plots/learning_curve", path)
         published = published_return(run.spec.name)
         beside = f" (published TD-MPC2 at 100k frames: {published:.0f})" if published else ""
         console.print(f"return {returns[-1]:.1f} at {frames[-1]} frames{beside}")
-        console.print(f"learning curve: {path}")
-    console.print(f"run folder: {folder.path}\n  telic control run={folder.path} video=true")
+        console.print(f"learning curve: {folder.plots / 'learning_curve.png'}")
+    if not run.learning:
+        console.print("nothing was learned: train.frames ended before train.random_steps did")
+    quoted = shlex.quote(str(folder.path))
+    console.print(f"run folder: {folder.path}\n  telic control run={quoted} video=true")
+
+
+def _resume(folder: RunFolder) -> str:
+    return f"telic train resume={shlex.quote(str(folder.path))}"
+
+
+def _yaml(settings: Settings) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))

@@ -1,6 +1,7 @@
 """Fixtures that the unit tests share: exact models, problems over them, and a counter of calls."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +117,24 @@ def make_problem(
     return Problem(model, objective or Reward(), state, horizon, actions, discount)
 
 
+def path_defect(model: WorldModel, states: Tensor, actions: Tensor) -> Tensor:
+    """Root mean square of f(s_t, a_t) - s_{t+1} over the spread, one step at a time.
+
+    states (..., H + 1, Z), actions (..., H, A) -> (...).
+    """
+    gaps = [
+        model.step(states[..., t, :], actions[..., t, :]) - states[..., t + 1, :]
+        for t in range(actions.shape[-2])
+    ]
+    square = torch.stack(gaps).detach().square()
+    return square.mean((0, -1)).sqrt() / model.latent_spread()
+
+
+@pytest.fixture(scope="session")
+def defect() -> Callable[..., Tensor]:
+    return path_defect
+
+
 @pytest.fixture(scope="session")
 def problem_of() -> Callable[..., Problem]:
     """`problem_of(model, state, horizon, objective, discount)`."""
@@ -193,3 +212,16 @@ def goal_task() -> Problem:
 @pytest.fixture
 def latent_task() -> Problem:
     return latent_problem()
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished debug training by the real command; copy it before changing it."""
+    from cli_helpers import telic
+
+    runs = tmp_path_factory.mktemp("session")
+    words = ("--config", "debug", "wandb.mode=offline", f"runs={runs}", "name=debug")
+    result = telic("train", *words)
+    assert result.code == 0, result
+    (runs / "stdout.txt").write_text(result.out)
+    return runs / "debug"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from mpc import Effort, GoalDistance, Plan, Problem, Reward, Weighted, trajectory_cost
-from mpc.optim import Adam, annealed, clip_norm
-from mpc.rollout import defect
+from mpc.optim import Adam, adam_rate, annealed, clip_norm
 from world_models import LinearQuadratic, Pendulum, PointMass, double_integrator
 
 
@@ -158,27 +158,21 @@ def test_rollout_cost_is_discounted_and_weighted_by_survival(drift: Callable[...
     torch.testing.assert_close(cost, torch.tensor([expected]))
 
 
-def test_defect_is_the_gap_in_units_of_the_spread(drift: Callable[..., Any]) -> None:
-    states = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 3.0]]])
-    actions = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    # Gaps (0, 0) and (0, -2), mean square 1.
-    torch.testing.assert_close(defect(states, actions, drift(2, 0.5)), torch.tensor([2.0]))
-
-
 def test_adam_steps_like_torchs() -> None:
     variable = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
     theirs = torch.optim.Adam([variable], lr=0.03)
     ours, optimiser = torch.zeros(3, 2, dtype=torch.float64), Adam.zeros(variable.detach())
     rng = torch.Generator().manual_seed(0)
-    for _ in range(20):
+    for i in range(20):
         gradient = torch.randn(3, 2, generator=rng, dtype=torch.float64)
         variable.grad = gradient
         theirs.step()
         before = gradient.clone()
-        step, optimiser = optimiser.step(gradient, 0.03)
+        step, optimiser = optimiser.step(gradient, adam_rate(0.03, i + 1))
         assert torch.equal(gradient, before)
         ours = ours - step
-        torch.testing.assert_close(ours, variable.detach())
+        # Epsilon enters at another place, which matters to gradients near zero only.
+        torch.testing.assert_close(ours, variable.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_are_clipped_per_control_step() -> None:
@@ -191,4 +185,29 @@ def test_the_learning_rate_falls_from_all_to_its_share() -> None:
     rates = [annealed(0.2, i / 20, 0.1) for i in range(21)]
     assert rates[0] == pytest.approx(0.2) and rates[-1] == pytest.approx(0.02)
     assert rates[10] == pytest.approx(0.11)
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in pairwise(rates))
+
+
+@pytest.mark.parametrize("final", [1.0, 0.1])
+@pytest.mark.parametrize("name", ["gradient", "grasp"])
+def test_actions_travel_the_sum_of_the_learning_rates(
+    name: str,
+    final: float,
+    drift: Callable[..., Any],
+    problem_of: Callable[..., Problem],
+    plan: Any,
+) -> None:
+    """A reward equal to the action has the gradient 1 everywhere, which is one rate per step."""
+
+    class Pushing(drift):
+        def reward(self, z: Tensor, a: Tensor) -> Tensor:
+            return a[..., 0]
+
+    problem = problem_of(Pushing(1), torch.zeros(2, 1, dtype=torch.float64), 1)
+    options = {"iterations": 20, "restarts": 1, "action_lr": 0.02, "final_lr": final}
+    quiet = {"noise": 0.0, "sync_every": 0} if name == "grasp" else {}
+    found = plan(name, problem, **options, **quiet)
+    travel = sum(annealed(0.02, i / 20, final) for i in range(20))
+    torch.testing.assert_close(
+        found.actions, torch.full_like(found.actions, travel), rtol=0.02, atol=0
+    )

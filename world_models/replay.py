@@ -74,7 +74,8 @@ class Replay:
         if self._next + steps + 1 > self.capacity:
             self._next = 0
         first, last = self._next, self._next + steps
-        while self.spans and self._overlaps(self.spans[0], first, last):
+        # In order of age, also past episodes that lie elsewhere in the ring.
+        while any(self._overlaps(span, first, last) for span in self.spans):
             self.spans.popleft()
         self.obs[first : last + 1] = episode.obs
         self.actions[first:last] = episode.actions

@@ -44,8 +44,15 @@ class LossConfig:
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
         for option in ("lr", "max_gradient_norm", "target_rate", "rho"):
-            if getattr(self, option) <= 0:
+            if not getattr(self, option) > 0:
                 raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+        weights = ("consistency", "reward", "value", "termination", "entropy", "encoder_lr_scale")
+        for option in weights:
+            if not getattr(self, option) >= 0:
+                raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        for option in ("target_rate", "rho"):
+            if getattr(self, option) > 1:
+                raise ValueError(f"{option} must be at most 1, got {getattr(self, option)}")
 
 
 def discount_for(episode_steps: int | None) -> float:

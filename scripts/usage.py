@@ -1,0 +1,19 @@
+"""What a user did wrong, told in one line; importing this loads nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UsageError(Exception):
+    """Wrong usage or configuration: one clear line for the user, exit code 2."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn the ValueError of a wrong name, folder or checkpoint into a UsageError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error).splitlines()[0]) from error

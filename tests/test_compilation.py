@@ -1,0 +1,108 @@
+"""Compilation: a clean way back to eager code, and the same numbers where it works."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpc import Plan, Problem, shift
+from mpc.compilation import compiled, compiler
+from world_models import Batch, LatentModel, LossConfig, ModelConfig, Trainer
+
+slow = pytest.mark.skipif(
+    compiler() is None or os.environ.get("TELIC_TEST_COMPILE") != "1",
+    reason="needs a C++ compiler and a minute: set TELIC_TEST_COMPILE=1",
+)
+
+
+def test_without_a_compiler_code_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert compiler() is None
+
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert compiled(double) is double
+    assert "no C++ compiler" in caplog.text
+    caplog.clear()
+    assert compiled(double, enabled=False) is double and not caplog.text
+
+
+def test_a_failing_compiler_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def broken(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            tries.append(args)
+            raise torch._dynamo.exc.TorchDynamoException("g++ is broken\nand says more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+    fast = compiled(lambda x: 2 * x)
+    assert [fast(i) for i in range(3)] == [0, 2, 4]
+    assert len(tries) == 1 and caplog.text.count("g++ is broken") == 1
+    assert "and says more" not in caplog.text
+
+
+def test_mistakes_in_compiled_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a failing compiler is forgiven, not an error of the function itself."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+
+    def wrong(x: Tensor) -> Tensor:
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        compiled(wrong)(torch.zeros(1))
+
+
+@slow
+def test_compiled_losses_equal_eager_ones() -> None:
+    rng = torch.Generator().manual_seed(0)
+    shape = (3, 8)
+    batches = [
+        Batch(
+            torch.randn(4, 8, 2, generator=rng),
+            2 * torch.rand(*shape, 1, generator=rng) - 1,
+            torch.randn(shape, generator=rng),
+            (torch.rand(shape, generator=rng) < 0.2).float(),
+        )
+        for _ in range(3)
+    ]
+    courses, weights = [], []
+    for fast in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = LatentModel(2, 1, ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=21))
+        trainer = Trainer(model, LossConfig(horizon=3, compile=fast), 0.9, seed=0)
+        courses.append(torch.stack([trainer.update(batch) for batch in batches]))
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(courses[1], courses[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+
+
+@slow
+@pytest.mark.parametrize("name", ["cem", "random_shooting", "gradient", "grasp"])
+def test_compiled_plans_equal_eager_ones(
+    name: str, latent_task: Problem, plan: Callable[..., Plan], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cold and warm, and without a word about a failed compilation."""
+    task = replace(latent_task, horizon=3)
+    eager = plan(name, task)
+    warm = shift(eager.warm_start)
+    for start in (None, warm):
+        expected, found = plan(name, task, start), plan(name, task, start, compile=True)
+        torch.testing.assert_close(found.actions, expected.actions, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.cost, expected.cost, rtol=1e-4, atol=1e-5)
+        assert found.diagnostics.forward_calls == expected.diagnostics.forward_calls
+    assert not [r for r in caplog.records if r.name.startswith("mpc")]

@@ -1,0 +1,189 @@
+"""The whole pipeline through the real commands, on the debug sizes."""
+
+import json
+import math
+import re
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
+
+from agents import Protocol
+from envs import RenderingUnavailable, select_gl_backend
+from mpc import PLANNERS
+from scripts.settings import Settings, load
+from scripts.stopwatch import Stopwatch
+from scripts.training import passed
+from world_models import load_checkpoint
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FEW = ("train.frames=140", "train.random_steps=40", "train.eval_every=0", "train.eval_episodes=1")
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of the debug run that a test may change."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+def test_training_writes_config_metrics_checkpoints_episodes_and_a_curve(trained_run: Path) -> None:
+    settings = load(Settings, [str(trained_run / "config.yaml")])
+    assert settings.train.frames == 400 and settings.planner.name == "grasp"
+    words = ["wandb.mode=offline", f"runs={trained_run.parent}", "name=debug"]
+    assert asdict(settings) == asdict(load(Settings, ["debug"], words))
+    assert sorted(p.name for p in (trained_run / "checkpoints").iterdir()) == [
+        "000000300",
+        "000000400",
+    ]
+    meta = load_checkpoint(trained_run / "checkpoints" / "000000400").meta
+    assert (meta["frames"], meta["steps"], meta["env"]["name"]) == (
+        400,
+        200,
+        "dmc/cartpole-swingup",
+    )
+    assert len(list((trained_run / "episodes").iterdir())) == 4
+    assert (trained_run / "plots" / "learning_curve.png").read_bytes().startswith(PNG)
+
+
+def test_csv_jsonl_and_the_offline_history_of_wandb_are_the_same(trained_run: Path) -> None:
+    rows = json_rows(trained_run)
+    assert [row["frames"] for row in rows if "eval/return" in row] == [200, 400]
+    assert [row["frames"] for row in rows if "train/loss" in row] == list(range(160, 401, 40))
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    plain = [{k: float(v) for k, v in row.items() if v != ""} for row in csv_rows(trained_run)]
+    assert plain == rows
+    assert wandb_rows(trained_run) == rows
+
+
+def test_evaluate_compares_every_planner_under_one_hashed_protocol(run: Path) -> None:
+    names = PLANNERS.names()
+    words = (f"run={run}", f"planner={','.join(names)}", "episodes=2", "decisions=3")
+    result = telic("evaluate", *words)
+    assert result.code == 0 and result.err == ""
+    (path,) = (run / "evaluations").iterdir()
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    protocol = Protocol(**{**found["protocol"], "seeds": tuple(found["protocol"]["seeds"])})
+    assert protocol.hash == found["protocol_hash"] and protocol.hash in path.name
+    assert (protocol.episode_steps, len(protocol.seeds)) == (50, 2)
+    assert f"protocol {protocol.hash}; written to {path}" in result.out
+    assert [score["planner"] for score in found["scores"]] == names
+    for score in found["scores"]:
+        assert len(score["returns"]) == 2 and len(score["latency_ms"]) == 3
+        assert score["options"]["horizon"] == 3 and score["fallbacks"] == 0
+        assert re.search(rf"^│ {score['planner']} +│", result.out, re.MULTILINE)
+    assert (run / "plots" / f"planners-{path.stem}.png").read_bytes().startswith(PNG)
+
+
+def test_evaluations_repeat_and_keep_each_other(run: Path) -> None:
+    words = (f"run={run}", "planner=cem,zero", "planner.samples=32", "episodes=1", "decisions=1")
+    for _ in range(2):
+        result = telic("evaluate", *words)
+        assert result.code == 0 and "unknown" in result.out  # the interval of one episode
+    other = telic("evaluate", *words, "env.episode_frames=40")
+    assert other.code == 0
+    files = sorted((run / "evaluations").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    first, again, short = (json.loads(path.read_text()) for path in files)
+    assert [s["returns"] for s in first["scores"]] == [s["returns"] for s in again["scores"]]
+    assert first["scores"][0]["options"]["samples"] == 32
+    assert first["scores"][0]["interval"]["low"] is None
+    assert short["protocol"]["episode_steps"] == 20
+    assert short["protocol_hash"] != first["protocol_hash"] == again["protocol_hash"]
+
+
+def test_control_reports_and_draws_an_episode(run: Path) -> None:
+    words = (f"run={run}", "episodes=2", "planner=cem", "planner.horizon=5", "plan_step=7")
+    result = telic("control", *words)
+    assert result.code == 0 and result.err == ""
+    assert "dmc/cartpole-swingup with cem, horizon 5 (0.10 s)" in result.out
+    assert len(re.findall(r"^return -?[\d.]+ in 50 control steps; ", result.out, re.M)) == 2
+    for seed in (30_000_000, 30_000_001):
+        for kind in ("episode", "plan"):
+            path = run / "plots" / f"{kind}-cem-seed{seed}.png"
+            assert path.read_bytes().startswith(PNG) and str(path) in result.out
+    again = telic("control", *words)
+    returns = [re.findall(r"^return (\S+)", text, re.M) for text in (result.out, again.out)]
+    assert returns[0] == returns[1]
+
+
+def test_control_writes_a_video(run: Path) -> None:
+    try:
+        select_gl_backend()
+    except RenderingUnavailable as error:
+        pytest.skip(str(error))
+    result = telic("control", f"run={run}", "planner=zero", "video=true")
+    assert result.code == 0 and result.err == ""
+    with imageio.get_reader(run / "videos" / "zero-seed30000000.mp4") as video:
+        assert video.count_frames() == 50
+        assert video.get_meta_data()["fps"] == 50  # 20 ms per control step
+
+
+def test_control_and_evaluate_take_yaml(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text(
+        f"run: {run}\nplanner: {{name: mppi, horizon: 4}}\nepisodes: 1\n"
+    )
+    result = telic("control", "--config", tmp_path / "options.yaml", "planner.horizon=2")
+    assert "with mppi, horizon 2 (0.04 s)" in result.out
+
+
+@pytest.mark.parametrize("env", ["gym/Pendulum-v1", "dmc/reacher-easy", "gym/InvertedPendulum-v5"])
+def test_other_environments_train_and_are_controlled(tmp_path: Path, env: str) -> None:
+    words = (*DEBUG, *FEW, f"env={env}", f"runs={tmp_path}", "name=run", "planner=mppi")
+    trained = telic("train", *words)
+    assert trained.code == 0, trained
+    rows = json_rows(tmp_path / "run")
+    assert rows[-1]["frames"] == 140 and "eval/return" in rows[-1]
+    assert sum("train/return" in row for row in rows) >= 1
+    controlled = telic("control", f"run={tmp_path / 'run'}", "planner=grasp")
+    assert controlled.code == 0 and controlled.err == ""
+    resumed = telic("train", f"resume={tmp_path / 'run'}", "train.frames=160")
+    assert resumed.code == 0 and resumed.err == "", resumed
+
+
+def test_stacked_configs_and_bundled_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 4\nplanner: random\ntrain: {frames: 20}\n")
+    words = ("--config", "debug", "--config", tmp_path / "mine.yaml", "wandb.mode=disabled")
+    result = telic("train", *words, f"runs={tmp_path}")
+    assert result.code == 0
+    assert "nothing was learned: train.frames ended before train.random_steps did" in result.out
+    settings = load(Settings, [str(tmp_path / "cartpole-swingup-random-seed4" / "config.yaml")])
+    assert (settings.train.frames, settings.train.random_steps) == (20, 60)
+    assert telic("list", "configs").out.split() == ["debug"]
+
+
+def test_listing_shows_what_the_registries_hold() -> None:
+    text = telic("list", "planners").out
+    assert all(re.search(rf"\b{name}\b", text) for name in PLANNERS.names())
+    assert {"dmc/cartpole-swingup", "gym/Pendulum-v1"} <= set(telic("list", "envs").out.split())
+    assert "latent_dim=64" in telic("list", "models").out
+
+
+def test_doctor_and_check_env_say_ok() -> None:
+    assert telic("doctor").code == 0
+    checked = telic("check-env", "env=gym/Pendulum-v1")
+    assert checked.code == 0
+    assert re.search(r"^ok +a seed reproduces an episode bit for bit", checked.out, re.MULTILINE)
+
+
+def test_stopwatch_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    watch = Stopwatch(skip=2)
+    for step in range(5):
+        with watch.measure("step"):
+            with watch.measure("decide"):
+                now[0] += 100.0 if step < 2 else 0.004
+            now[0] += 0.001
+        watch.count()
+        now[0] += 10.0  # an evaluation between two steps
+        assert (watch.milliseconds() == {}) == (step < 2)
+    expected = {"decide": 4.0, "environment": 0.0, "update": 0.0, "step": 5.0}
+    assert watch.milliseconds() == pytest.approx(expected)
+
+
+def test_passed_finds_multiples_inside_a_control_step() -> None:
+    assert [f for f in range(4, 41, 4) if passed(10, f, 4)] == [12, 20, 32, 40]
+    assert not passed(0, 40, 4)
