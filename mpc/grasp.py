@@ -188,6 +188,7 @@ class Grasp(Planner[GraspConfig]):
         backward = 0
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses, norms = [], []
+        cost: Tensor | None = None
         for i, rates in enumerate(self._schedule):
             if rates.noise and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
@@ -196,18 +197,22 @@ class Grasp(Planner[GraspConfig]):
             forward, backward = forward + 1, backward + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
+            cost = None
             if cfg.sync_every and (i + 1) % cfg.sync_every == 0:
                 found = descend(self._rollouts, problem, path.actions, cfg, cfg.sync_steps)
                 states = pin(found.states, problem.objective.goal())
-                path = path._replace(actions=found.actions, states=states)
+                path, cost = path._replace(actions=found.actions, states=states), found.cost
                 forward += (cfg.sync_steps + 1) * horizon
                 backward += cfg.sync_steps * horizon
-        cost, _ = self._rollouts.cost(*model, repeat(problem.state, cfg.restarts), path.actions)
+        if cost is None:
+            state = repeat(problem.state, cfg.restarts)
+            cost, _ = self._rollouts.cost(*model, state, path.actions)
+            forward += horizon
         best = finite_or_worst(cost).argmin(1)
         actions, states = pick(path.actions, best), pick(path.states, best)
         diagnostics = Diagnostics(
             iterations=cfg.iterations,
-            forward_calls=forward + horizon + 1,
+            forward_calls=forward + 1,
             backward_calls=backward,
             defect=defect(problem.model, states, actions),
             trace=self._trace(losses, norms),

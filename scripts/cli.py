@@ -61,6 +61,11 @@ COMMANDS = {
             "telic evaluate run=runs/... planner=grasp,gradient planner.horizon=12",
         ),
     ),
+    "report": Command(
+        "scripts.report",
+        "show what a run has learned, how its planners did, and where its pictures are",
+        ("telic report run=runs/cartpole-swingup-grasp-seed1",),
+    ),
     "list": Command(
         "scripts.listing",
         "list planners, envs, models or configs",

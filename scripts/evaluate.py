@@ -211,6 +211,7 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
         "protocol": asdict(protocol),
         "protocol_hash": protocol.hash,
         "frames": loaded.trained.frames,
+        "control_period": loaded.spec.control_period,
         "scores": [_without_nan(asdict(score)) for score in scores],
     }
     path = folder / f"{stem}.json"
