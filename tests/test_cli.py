@@ -33,8 +33,7 @@ assert not {"torch", "numpy", "gymnasium"} & set(sys.modules)
         assert f"  {name}" in done.stdout and command.summary in done.stdout
         assert command.examples[0] in done.stdout
     assert done.stderr.splitlines()[0] == (
-        "error: unknown command 'trian'; did you mean 'train'? (commands: train, control, "
-        "evaluate, list, doctor, check-env)"
+        f"error: unknown command 'trian'; did you mean 'train'? (commands: {', '.join(COMMANDS)})"
     )
 
 

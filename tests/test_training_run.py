@@ -151,7 +151,7 @@ def test_stacked_configs_and_bundled_names(tmp_path: Path) -> None:
     assert "nothing was learned: train.frames ended before train.random_steps did" in result.out
     settings = load(Settings, [str(tmp_path / "cartpole-swingup-random-seed4" / "config.yaml")])
     assert (settings.train.frames, settings.train.random_steps) == (20, 60)
-    assert telic("list", "configs").out.split() == ["debug"]
+    assert "debug" in telic("list", "configs").out.split()
 
 
 def test_listing_shows_what_the_registries_hold() -> None:
