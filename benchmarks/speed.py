@@ -2,9 +2,10 @@
 
     python benchmarks/speed.py [--steps 300] [--write benchmarks/results/speed.md]
 
-Training: cartpole-swingup with the default settings, compiled, one thread, planner grasp. Iterations: the
-same latent model, one problem, one restart, H = 50, eager, in one process; the time of an iteration
-is the slope between plans of 5 and of 25 iterations, so that what a plan costs once does not count.
+Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread.
+Iterations: the same latent model, one problem, one restart, H = 50, eager, in one process; the time
+of an iteration is the slope between plans of 5 and of 25 iterations, so that what a plan costs once
+does not count.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def iteration(planner: str, repeats: int = 9, **options: float) -> float:
         model, Reward(), model.encode(torch.randn(1, 5)), HORIZON, BoxActions(1), 0.99
     )
     short, long = (
-        make_planner(planner, horizon=HORIZON, restarts=1, iterations=n, **options)
-        for n in (5, 25)
+        make_planner(planner, horizon=HORIZON, restarts=1, iterations=n, **options) for n in (5, 25)
     )
     slopes = []
     for _ in range(repeats):

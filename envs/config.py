@@ -11,8 +11,8 @@ class EnvConfig:
     """
 
     name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task> or gym/<Gymnasium id>
-    action_repeat: int | None = None  # env frames per control step; None: usual for the suite
-    episode_frames: int | None = None  # time limit in env frames; None: the environment's own
+    action_repeat: int | None = None  # env frames per control step; null: usual for the suite
+    episode_frames: int | None = None  # time limit in env frames; null: the environment's own
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -1,6 +1,7 @@
 """`make_env`, the order of the wrappers, and the spec of what came out."""
 
 import math
+import os
 
 import gymnasium
 import numpy as np
@@ -8,7 +9,7 @@ from gymnasium import spaces
 
 from envs.config import EnvConfig, EnvSpec
 from envs.registry import Suite, find_suite
-from envs.rendering import RenderingUnavailable
+from envs.rendering import RenderingUnavailable, gl_backend_works
 from envs.spaces import check_spaces, observation_labels
 from envs.wrappers import Described, RepeatAction, UnitAction, flatten_observation
 
@@ -22,8 +23,7 @@ def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     """
     if isinstance(config, str):
         config = EnvConfig(name=config)
-    suite, task = find_suite(config.name)
-    env = suite.load(suite.canonical(task), config, render)
+    suite, env = _load(config, render)
     check_spaces(config.name, env)
     spec = _describe(env, config, suite)
     env = RepeatAction(env, spec.action_repeat)
@@ -33,6 +33,23 @@ def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     if render:
         _draw_once(env)
     return env
+
+
+def _load(config: EnvConfig, render: bool) -> tuple[Suite, gymnasium.Env]:
+    """The suite of an environment and the environment as the suite makes it."""
+    try:
+        suite, task = find_suite(config.name)
+        return suite, suite.load(suite.canonical(task), config, render)
+    except RenderingUnavailable:
+        raise
+    except (RuntimeError, ImportError, AttributeError) as error:
+        # MuJoCo and dm_control read MUJOCO_GL when they are imported, even if nothing is drawn.
+        chosen = os.environ.get("MUJOCO_GL")
+        if not chosen or gl_backend_works(chosen):
+            raise
+        raise ValueError(
+            f"cannot load {config.name}: MUJOCO_GL={chosen} does not work here; unset it"
+        ) from error
 
 
 def spec_of(env: gymnasium.Env) -> EnvSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -21,6 +22,12 @@ def compiler() -> str | None:
     return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
 
 
+@functools.cache
+def _warn_of_missing_compiler() -> None:
+    """Say it once per process, however many functions would have been compiled."""
+    logger.warning("no C++ compiler found (g++ or clang++): running without torch.compile")
+
+
 def compiled(function: F, enabled: bool = True) -> F:
     """`function` compiled for fixed shapes; the function itself if disabled or not possible.
 
@@ -29,7 +36,7 @@ def compiled(function: F, enabled: bool = True) -> F:
     if not enabled:
         return function
     if compiler() is None:
-        logger.warning("no C++ compiler found (g++ or clang++): running without torch.compile")
+        _warn_of_missing_compiler()
         return function
     fast = torch.compile(function, dynamic=False)
     chosen: list[Any] = [fast]

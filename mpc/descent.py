@@ -18,10 +18,10 @@ from mpc.warm_start import fill, known_rows
 class RestartConfig(PlannerConfig):
     """Options of planners that improve a few action sequences by gradients."""
 
-    iterations: int = 5
-    restarts: int = 4
+    iterations: int = 5  # gradient steps
+    restarts: int = 4  # sequences that are improved side by side; the best is the plan
     init_std: float = 0.5  # spread of the other restarts around the first
-    action_lr: float = 0.1
+    action_lr: float = 0.1  # of Adam on the actions
     final_lr: float = 0.1  # share of the learning rate left at the end of a cosine
     action_clip: float = 1.0  # largest gradient norm of one control step's action
 

@@ -46,8 +46,8 @@ from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 class GraspConfig(RestartConfig):
     """Options of GRASP. The defaults suit warm plans of a few control steps; docs/decisions.md."""
 
-    iterations: int = 4
-    restarts: int = 8
+    iterations: int = 4  # steps on states and actions
+    restarts: int = 8  # paths that are improved side by side; the best is the plan
     init_std: float = 1.0  # spread of the other restarts around the first
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     distance: str = "mse"  # of a prediction to the next virtual state: mse, huber, cosine

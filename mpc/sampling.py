@@ -29,9 +29,9 @@ class SamplingConfig(PlannerConfig):
 
     samples: int = 128  # candidates per iteration, policy samples included
     policy_samples: int = 24  # of these, drawn from the policy prior where the model has one
-    iterations: int = 4
+    iterations: int = 4  # times that the distribution is refitted
     max_std: float = 2.0  # where the spread starts; actions lie in [-1, 1]
-    min_std: float = 0.05
+    min_std: float = 0.05  # below which it does not shrink
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -123,8 +123,8 @@ class SamplingPlanner(Planner[S]):
 class ShootingConfig(SamplingConfig):
     """Options of random shooting."""
 
-    samples: int = 512
-    iterations: int = 1
+    samples: int = 512  # candidates per iteration, policy samples included
+    iterations: int = 1  # each draws afresh; the best of all is the plan
 
 
 @register("random_shooting")
@@ -149,7 +149,7 @@ class RandomShooting(SamplingPlanner[ShootingConfig]):
 class EliteConfig(SamplingConfig):
     """Options of planners that refit to the best candidates."""
 
-    elites: int = 32
+    elites: int = 32  # best candidates, to which the distribution is refitted
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""

@@ -71,7 +71,7 @@ def test_later_layers_win_and_another_planner_drops_foreign_options(tmp_path: Pa
         ("env.action_repeat=0", "env.action_repeat must be at least 1 or null, got 0"),
         ("wandb.tags=a", "wandb.tags must be a list such as [a,b], got 'a'"),
         ("wandb.mode=of", "wandb.mode must be one of auto, online, offline, disabled, got 'of'"),
-        ("model.bins=1", "model: need bins >= 3"),
+        ("model.bins=1", "model.bins must be at least 3, got 1"),
         ("model.simplex=3", "model.latent_dim must be a multiple of simplex = 3, got 64"),
         ("agent.replan_every=9", "agent.replan_every must be at most planner.horizon = 3, got 9"),
         ("name=..", "name must be the name of a folder, got '..'"),

@@ -18,8 +18,8 @@ from world_models.networks import MLP, EnsembleMLP, normalised, simplex
 class ModelConfig:
     """Sizes of the latent model."""
 
-    latent_dim: int = 64
-    hidden_dim: int = 128
+    latent_dim: int = 64  # numbers of a latent
+    hidden_dim: int = 128  # width of all hidden layers
     simplex: int = 8  # latent numbers per simplex group
     values: int = 2  # members of the value ensemble
     bins: int = 51  # of the discrete regression
@@ -34,10 +34,10 @@ class ModelConfig:
             raise ValueError(
                 f"latent_dim must be a multiple of simplex = {self.simplex}, got {self.latent_dim}"
             )
-        if self.bins < 3 or self.bin_limit <= 0:
-            raise ValueError(
-                f"need bins >= 3 and bin_limit > 0, got {self.bins} and {self.bin_limit}"
-            )
+        if self.bins < 3:
+            raise ValueError(f"bins must be at least 3, got {self.bins}")
+        if not self.bin_limit > 0:
+            raise ValueError(f"bin_limit must be above 0, got {self.bin_limit}")
 
 
 LOG_STD_RANGE = (-10.0, 2.0)

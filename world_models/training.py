@@ -25,16 +25,16 @@ class LossConfig:
     """Weights and optimisation of the latent model's training."""
 
     horizon: int = 3  # control steps that the model is unrolled over
-    batch_size: int = 128
-    lr: float = 1e-3
-    encoder_lr_scale: float = 0.3
-    max_gradient_norm: float = 20.0
+    batch_size: int = 128  # windows per update
+    lr: float = 1e-3  # of Adam
+    encoder_lr_scale: float = 0.3  # learning rate of the encoder relative to lr
+    max_gradient_norm: float = 20.0  # of the actor, and of everything else
     rho: float = 0.5  # weight of a loss t steps ahead is rho^t
-    consistency: float = 20.0
-    reward: float = 0.1
-    value: float = 0.1
-    termination: float = 0.1
-    entropy: float = 1e-4
+    consistency: float = 20.0  # weight of the latent prediction error
+    reward: float = 0.1  # weight of the reward's cross-entropy
+    value: float = 0.1  # weight of the values' cross-entropy
+    termination: float = 0.1  # weight of the termination's cross-entropy
+    entropy: float = 1e-4  # weight of the policy's entropy
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
 
