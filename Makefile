@@ -20,7 +20,7 @@ demo: $(READY)
 	if [ -f runs/demo/config.yaml ]; \
 		then $(BIN)/telic train resume=runs/demo; \
 		else $(BIN)/telic train --config demo; fi
-	$(BIN)/telic evaluate run=runs/demo episodes=5 threads=2
+	$(BIN)/telic evaluate run=runs/demo episodes=5
 	$(BIN)/telic control run=runs/demo planner=grasp video=true
 	$(BIN)/telic report run=runs/demo
 

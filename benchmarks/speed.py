@@ -23,7 +23,7 @@ import torch
 
 from mpc import BoxActions, Problem, Reward, make_planner
 from scripts.run_folder import RunFolder
-from scripts.settings import Settings, load
+from scripts.settings import Settings, load, prepare_torch
 from scripts.training import TrainingRun
 from world_models import LatentModel, ModelConfig
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(threads=1)
     lifted, direct = iteration("grasp", sync_every=0), iteration("gradient")
     parts = training(arguments.steps)
     total = parts.pop("step")

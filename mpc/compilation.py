@@ -38,7 +38,7 @@ def compiled(function: F, enabled: bool = True) -> F:
     if compiler() is None:
         _warn_of_missing_compiler()
         return function
-    fast = torch.compile(function, dynamic=False)
+    fast = torch.compile(function, dynamic=False, options={"cpp_wrapper": True})
     chosen: list[Any] = [fast]
 
     def call(*args: Any, **kwargs: Any) -> Any:

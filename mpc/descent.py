@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpc.contracts import PlannerConfig, Problem, WarmStart
-from mpc.optim import Adam, adam_rate, annealed, clip_norm
+from mpc.optim import Adam, adam_rate, annealed
 from mpc.rollout import Rollouts, finite_or_worst, repeat
 from mpc.warm_start import fill, known_rows
 
@@ -96,30 +96,32 @@ def descend(
 
     Takes (iterations + 1) * H model calls, of which iterations * H are differentiated.
     """
+    model = (problem.model, problem.objective, problem.discount)
     state = repeat(problem.state, actions.shape[1])
-    arguments = (problem.model, problem.objective, problem.discount, state)
-    optimiser = Adam.zeros(actions)
+    moments = Adam.zeros(actions)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     costs, norms = [], []
-    for i in range(iterations + 1):
-        variable = actions.detach().requires_grad_(i < iterations)
-        with torch.set_grad_enabled(i < iterations):
-            cost, states = rollouts.cost(*arguments, variable)
-            # The second term is for objectives that no action has an influence on.
-            total = cost.sum() + 0.0 * variable.sum()
-        found = variable.detach(), finite_or_worst(cost.detach()), states.detach()
+    for i in range(iterations):
+        step = rollouts.descend(
+            *model, state, actions, moments, rate_at(cfg, i, iterations), cfg.action_clip
+        )
+        found = actions, finite_or_worst(step.cost), step.states
         best = found if best is None else cheapest(best, found)
         costs.append(found[1].min(1).values.mean())
-        if i == iterations:
-            break
-        (gradient,) = torch.autograd.grad(total, variable)
-        norms.append(gradient.flatten(2).norm(dim=-1).mean())
-        rate = adam_rate(annealed(cfg.action_lr, i / iterations, cfg.final_lr), i + 1)
-        step, optimiser = optimiser.step(clip_norm(gradient, cfg.action_clip), rate)
-        actions = problem.actions.project(actions - step)
-    assert best is not None
+        norms.append(step.norm)
+        actions, moments = problem.actions.project(step.actions), step.moments
+    cost, states = rollouts.cost(*model, state, actions)
+    found = actions, finite_or_worst(cost), states
+    best = found if best is None else cheapest(best, found)
+    costs.append(found[1].min(1).values.mean())
     trace = {"cost": torch.stack(costs), "action_gradient": torch.stack(norms)}
     return Descent(*best, trace)
+
+
+def rate_at(cfg: RestartConfig, iteration: int, iterations: int) -> Tensor:
+    """Adam's rate at an iteration of an annealed descent, as a tensor: no recompilation."""
+    lr = annealed(cfg.action_lr, iteration / iterations, cfg.final_lr)
+    return torch.tensor(adam_rate(lr, iteration + 1))
 
 
 def cheapest(

@@ -24,7 +24,7 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.descent import RestartConfig, descend, restarts
+from mpc.descent import RestartConfig, rate_at, restarts
 from mpc.lifting import (
     DISTANCES,
     SCHEDULES,
@@ -108,11 +108,8 @@ def schedule(cfg: GraspConfig) -> list[Rates]:
         state = cfg.state_lr
         if cfg.state_optimizer == "adam":
             state = adam_rate(annealed(cfg.state_lr, progress, cfg.final_lr), i + 1)
-        noise = (
-            cfg.noise
-            * cfg.state_lr
-            * (noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0)
-        )
+        share = noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0.0
+        noise = cfg.noise * cfg.state_lr * share
         rates.append(Rates(*torch.tensor([action, state, noise])))
     return rates
 
@@ -133,7 +130,7 @@ def iterate(
     """
     start = path.states[..., :1, :]
 
-    def loss(actions: Tensor, free: Tensor) -> tuple[Tensor, NamedTuple]:
+    def loss(actions: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = torch.cat([start, free], -2)
         lifted = lifted_loss(
             model,
@@ -148,10 +145,9 @@ def iterate(
         return lifted.loss.sum(), lifted
 
     free = path.states[..., 1:, :]
-    action_gradient, state_gradient, lifted = gradients(loss, path.actions, free)
-    norms = torch.stack(
-        [g.flatten(2).norm(dim=-1).mean() for g in (action_gradient, state_gradient)]
-    )
+    found, lifted = gradients(loss, path.actions, free)
+    norms = torch.stack([gradient.flatten(2).norm(dim=-1).mean() for gradient in found])
+    action_gradient, state_gradient = found
     step, action_moments = path.action_moments.step(
         clip_norm(action_gradient, cfg.action_clip), rates.action
     )
@@ -188,7 +184,6 @@ class Grasp(Planner[GraspConfig]):
         backward = 0
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses, norms = [], []
-        cost: Tensor | None = None
         for i, rates in enumerate(self._schedule):
             if rates.noise and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
@@ -197,22 +192,20 @@ class Grasp(Planner[GraspConfig]):
             forward, backward = forward + 1, backward + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
-            cost = None
             if cfg.sync_every and (i + 1) % cfg.sync_every == 0:
-                found = descend(self._rollouts, problem, path.actions, cfg, cfg.sync_steps)
-                states = pin(found.states, problem.objective.goal())
-                path, cost = path._replace(actions=found.actions, states=states), found.cost
-                forward += (cfg.sync_steps + 1) * horizon
+                path = self._synchronise(problem, path)
+                forward += cfg.sync_steps * horizon
                 backward += cfg.sync_steps * horizon
-        if cost is None:
-            state = repeat(problem.state, cfg.restarts)
-            cost, _ = self._rollouts.cost(*model, state, path.actions)
-            forward += horizon
+        state = repeat(problem.state, cfg.restarts)
+        cost, rolled = self._rollouts.cost(*model, state, path.actions)
+        if cfg.sync_every and cfg.iterations % cfg.sync_every == 0:
+            # The last sync is not followed by an iteration that would bring the states up.
+            path = path._replace(states=pin(rolled, problem.objective.goal()))
         best = finite_or_worst(cost).argmin(1)
         actions, states = pick(path.actions, best), pick(path.states, best)
         diagnostics = Diagnostics(
             iterations=cfg.iterations,
-            forward_calls=forward + 1,
+            forward_calls=forward + horizon + 1,
             backward_calls=backward,
             defect=defect(problem.model, states, actions),
             trace=self._trace(losses, norms),
@@ -233,6 +226,28 @@ class Grasp(Planner[GraspConfig]):
         states = pin(states, problem.objective.goal())
         moments = Adam.zeros(start.actions), Adam.zeros(states[..., 1:, :])
         return Path(start.actions, states, *moments), renewed + start.calls + calls
+
+    def _synchronise(self, problem: Problem, path: Path) -> Path:
+        """Descent steps through the true rollout, which the virtual states then follow.
+
+        The states are those of the actions before the last step; one iteration brings them up.
+        """
+        cfg, moments = self.config, Adam.zeros(path.actions)
+        state, actions, states = repeat(problem.state, cfg.restarts), path.actions, path.states
+        for i in range(cfg.sync_steps):
+            step = self._rollouts.descend(
+                problem.model,
+                problem.objective,
+                problem.discount,
+                state,
+                actions,
+                moments,
+                rate_at(cfg, i, cfg.sync_steps),
+                cfg.action_clip,
+            )
+            actions, states = problem.actions.project(step.actions), step.states
+            moments = step.moments
+        return path._replace(actions=actions, states=pin(states, problem.objective.goal()))
 
     def _trace(self, losses: list[Tensor], norms: list[Tensor]) -> dict[str, Tensor]:
         """Means over B and K by iteration, for the log."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpc.contracts import Objective, Problem, Transition, WarmStart, WorldModel
 from mpc.descent import Start
-from mpc.rollout import Rollouts, repeat
+from mpc.rollout import Rollouts, policy_rollout, repeat
 from mpc.warm_start import fill, known_rows
 
 DISTANCES = ("mse", "huber", "cosine")
@@ -105,14 +105,15 @@ def renew(problem: Problem, warm_start: WarmStart, blend: int) -> tuple[WarmStar
     steps = torch.arange(problem.horizon + 1, device=surprise.device)
     share = (1.0 - steps / blend).clamp_min(0.0).to(surprise.dtype)
     states = warm_start.states + share[:, None] * surprise.unsqueeze(1)
-    actions, calls = warm_start.actions, 0
-    if problem.model.supports("policy"):
-        states, actions = states.clone(), actions.clone()
-        for t in range(problem.horizon - warm_start.filled, problem.horizon):
-            actions[:, t] = problem.actions.project(problem.model.policy(states[:, t]))
-            states[:, t + 1] = problem.model.step(states[:, t], actions[:, t])
-            calls += 1
-    return replace(warm_start, actions=actions, states=states), calls
+    actions, filled = warm_start.actions, warm_start.filled
+    if not filled or not problem.model.supports("policy"):
+        return replace(warm_start, states=states), 0
+    kept = problem.horizon - filled
+    # The rollout's last action, one past the horizon, is not needed; its states are.
+    tail = policy_rollout(problem.model, states[:, kept], filled + 1)
+    actions = torch.cat([actions[:, :kept], problem.actions.project(tail[0][:, :-1])], 1)
+    states = torch.cat([states[:, :kept], tail[1]], 1)
+    return replace(warm_start, actions=actions, states=states), filled
 
 
 def initial_states(

@@ -56,18 +56,17 @@ def clip_norm(gradient: Tensor, limit: float) -> Tensor:
 
 
 def gradients(
-    loss: Callable[[Tensor, Tensor], tuple[Tensor, NamedTuple]], a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor, NamedTuple]:
-    """Gradients of `loss(a, b)[0]` with respect to both, and `loss(a, b)[1]` detached.
+    loss: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *inputs: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Gradients of `loss(*inputs)[0]` with respect to all inputs, and `loss(*inputs)[1]`.
 
     Works under no_grad, and inside torch.compile, which traces only the functional form; run
-    eagerly the functional form would be the slower one.
+    eagerly the functional form would be the slower one. Nothing that is returned has a graph.
     """
     if torch.compiler.is_compiling():
-        (first, second), extra = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(a, b)
-        return first, second, extra
+        return torch.func.grad(loss, argnums=tuple(range(len(inputs))), has_aux=True)(*inputs)
     with torch.enable_grad():
-        a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
-        total, extra = loss(a, b)
-        first, second = torch.autograd.grad(total, (a, b))
-    return first, second, type(extra)(*(x.detach() for x in extra))
+        variables = [x.detach().requires_grad_() for x in inputs]
+        total, extra = loss(*variables)
+        found = torch.autograd.grad(total, variables)
+    return found, tuple(x.detach() for x in extra)

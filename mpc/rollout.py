@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mpc.compilation import compiled
 from mpc.contracts import Objective, PlannerConfig, Transition, WorldModel
+from mpc.optim import Adam, clip_norm, gradients
 
 
 def trajectory_cost(
@@ -67,20 +68,55 @@ def policy_rollout(
     return torch.stack(actions, -2), torch.stack(states, -2)
 
 
+class Step(NamedTuple):
+    """One step of gradient descent through the rollout."""
+
+    actions: Tensor  # (B, K, H, A) after the step, not yet projected
+    moments: Adam
+    cost: Tensor  # (B, K) of the actions before the step
+    states: Tensor  # (B, K, H + 1, Z) of the actions before the step
+    norm: Tensor  # (), mean gradient norm over B and K
+
+
+def descent_step(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    state: Tensor,
+    actions: Tensor,
+    moments: Adam,
+    rate: Tensor,
+    clip: float,
+) -> Step:
+    """An Adam step on actions (B, K, H, A) by backpropagation through H sequential model calls."""
+
+    def loss(actions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        cost, states = trajectory_cost(model, objective, discount, state, actions)
+        # The second term is for objectives that no action has an influence on.
+        return cost.sum() + 0.0 * actions.sum(), (cost, states)
+
+    (gradient,), (cost, states) = gradients(loss, actions)
+    change, moments = moments.step(clip_norm(gradient, clip), rate)
+    return Step(actions - change, moments, cost, states, gradient.flatten(2).norm(dim=-1).mean())
+
+
 class Rollouts(NamedTuple):
-    """`trajectory_cost` and `policy_rollout`, compiled or not."""
+    """What planners do with a model in sequence, compiled or not."""
 
-    cost: Callable[..., tuple[Tensor, Tensor]]
-    policy: Callable[..., tuple[Tensor, Tensor]]
+    cost: Callable[..., tuple[Tensor, Tensor]]  # trajectory_cost
+    policy: Callable[..., tuple[Tensor, Tensor]]  # policy_rollout
+    descend: Callable[..., Step]  # descent_step
 
 
+EAGER = Rollouts(trajectory_cost, policy_rollout, descent_step)
 LONGEST_COMPILED = 8  # control steps; a longer rollout takes minutes to compile, as it is unrolled
 
 
 def rollouts_for(config: PlannerConfig) -> Rollouts:
     """Rollouts for a planner with `config`."""
-    fast = config.compile and config.horizon <= LONGEST_COMPILED
-    return Rollouts(compiled(trajectory_cost, fast), compiled(policy_rollout, fast))
+    if not config.compile or config.horizon > LONGEST_COMPILED:
+        return EAGER
+    return Rollouts(compiled(trajectory_cost), compiled(policy_rollout), compiled(descent_step))
 
 
 def finite_or_worst(cost: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.plots import decision_trace, plan_picture
 from scripts.readout import fit_readout
-from scripts.settings import build, require_at_least, require_seed
+from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
 from scripts.video import write_video
@@ -99,7 +99,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
     changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
     settings = build(ControlSettings, raw)
-    torch.set_num_threads(settings.threads)
+    prepare_torch(settings.threads)
     video = _can_draw(settings.video)
     loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
     choice = PlannerChoice.read(changes, loaded.settings.planner.name)

@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from rich.table import Table
 
 from agents import MPCAgent, Protocol, run_episodes
@@ -21,7 +20,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.plots import PlannerScore, planner_table_plot
 from scripts.reference import published_return
-from scripts.settings import build, require_at_least, require_seed
+from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
 
@@ -73,7 +72,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
     settings = build(EvaluateSettings, raw)
     choice = PlannerChoice.read(changes, DEFAULT_PLANNERS)
-    torch.set_num_threads(settings.threads)
+    prepare_torch(settings.threads)
     loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
     agents = {name: loaded.make_agent(name, choice.options) for name in choice.names}
     console, spec = make_console(), loaded.spec

@@ -151,6 +151,13 @@ def make_planner_from(config: PlannerConfig) -> Planner[Any]:
     return PLANNERS[config.name](config)  # type: ignore[attr-defined]
 
 
+def prepare_torch(threads: int) -> None:
+    """Settings of this process that every command makes before it computes."""
+    torch.set_num_threads(threads)
+    # Vanishing moments and softmax tails become subnormal numbers, which are slow on CPUs.
+    torch.set_flush_denormal(True)
+
+
 def resolve_device(name: str) -> torch.device:
     """The device for "auto", "cpu", "cuda" or "mps". Raises UsageError if it is not there."""
     available = {"cpu": True, "cuda": torch.cuda.is_available()}

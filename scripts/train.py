@@ -29,7 +29,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import Options, parse_overrides, read_options, stack
 from scripts.reference import published_return
 from scripts.run_folder import RunFolder
-from scripts.settings import Settings, build, load, read_run_options
+from scripts.settings import Settings, build, load, prepare_torch, read_run_options
 from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.terminal import console as make_console
 from scripts.training import TrainingRun, train
@@ -67,7 +67,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
 
 def start(settings: Settings) -> TrainingRun:
     """A new run and its locked folder. Raises UsageError, and then leaves no folder behind."""
-    torch.set_num_threads(settings.threads)
+    prepare_torch(settings.threads)
     path = Path(settings.runs) / settings.run_name()
     with usage_errors():
         RunFolder.refuse_if_used(path)
@@ -99,7 +99,7 @@ def go_on(path: Path, files: Sequence[str], overrides: Sequence[str]) -> Trainin
 
 def _restored(folder: RunFolder, changes: Options) -> TrainingRun | str:
     settings = build(Settings, stack(read_run_options(folder), changes))
-    torch.set_num_threads(settings.threads)
+    prepare_torch(settings.threads)
     with usage_errors():
         newest = latest_checkpoint(folder.checkpoints)
         checkpoint = load_checkpoint(newest)

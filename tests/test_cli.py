@@ -16,6 +16,7 @@ from rich.console import Console
 
 from agents import MPCAgent
 from mpc import PLANNERS
+from mpc.compilation import _warn_of_missing_compiler
 from scripts.cli import COMMANDS
 from scripts.run_folder import RunFolder
 
@@ -233,6 +234,7 @@ def test_control_without_opengl_goes_on_without_a_video(trained_run: Path, tmp_p
 def test_training_without_a_compiler_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _warn_of_missing_compiler.cache_clear()
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     words = (*DEBUG, f"runs={tmp_path}", "loss.compile=true", "train.frames=140")

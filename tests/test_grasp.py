@@ -33,7 +33,7 @@ from mpc.lifting import (
     pin,
     renew,
 )
-from mpc.rollout import Rollouts, policy_rollout
+from mpc.rollout import EAGER
 from world_models import PointMass
 
 WEIGHT, DISCOUNT = 0.7, 0.9
@@ -397,8 +397,7 @@ def first_states(
     rng = torch.Generator().manual_seed(seed)
     shape = (problem.batch, 3, problem.horizon, problem.actions.dim)
     start = Start(torch.rand(shape, generator=rng, dtype=torch.float64) - 0.5, None, 0)
-    rollouts = Rollouts(trajectory_cost, policy_rollout)
-    states, calls = initial_states(problem, warm, start, kind, rollouts, rng)
+    states, calls = initial_states(problem, warm, start, kind, EAGER, rng)
     assert states.shape == (*shape[:2], problem.horizon + 1, problem.state.shape[1])
     assert torch.equal(states[:, :, 0], problem.state.unsqueeze(1).expand(-1, 3, -1))
     return states, start, calls
@@ -521,7 +520,7 @@ def test_the_best_restart_by_the_true_rollout_is_returned(
         scored.append(result[0])
         return result
 
-    monkeypatch.setattr("mpc.rollout.trajectory_cost", keep)
+    monkeypatch.setattr("mpc.rollout.EAGER", EAGER._replace(cost=keep))
     found = plan("grasp", integrator, restarts=5, states_init="noise")
     assert scored[-1].shape == (3, 5)
     torch.testing.assert_close(found.cost, scored[-1].min(1).values)
