@@ -96,12 +96,13 @@ class MPCAgent:
 
     @torch.no_grad()
     def act(
-        self, obs: NDArray[np.float32], memory: Memory, explore: bool = False
+        self, obs: NDArray[np.float32], memory: Memory, explore: float = 0.0
     ) -> tuple[NDArray[np.float32], Memory]:
         """Actions (B, A) in [-1, 1] for observations (B, O), and the memory for the next step.
 
         Replans every `replan_every` control steps, and at once when a row has been forgotten.
-        With `explore`, adds normal noise: the spread of the planner, else `exploration`.
+        With `explore`, adds that many times the exploration noise: normal, of the planner's own
+        spread where it has one, else of standard deviation `exploration`.
         """
         started = time.perf_counter()
         observed = torch.as_tensor(obs, device=memory.rng.device)
@@ -119,7 +120,7 @@ class MPCAgent:
         if explore:
             noise = torch.randn(action.shape, generator=memory.rng, device=action.device)
             std = self.config.exploration if warm.std is None else warm.std[:, age]
-            action = self._actions.project(action + std * noise)
+            action = self._actions.project(action + explore * std * noise)
         result = action.to("cpu", torch.float32).numpy()
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)

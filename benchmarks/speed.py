@@ -32,7 +32,7 @@ HORIZON = 50
 
 def training(steps: int) -> dict[str, float]:
     """Mean milliseconds by component over `steps` control steps with an update each."""
-    overrides = ["planner.compile=true", "train.random_steps=500", "train.first_updates=10"]
+    overrides = ["train.random_steps=500", "train.first_updates=10"]
     settings = load(Settings, (), [*overrides, "train.checkpoint_every=1000000000"])
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(settings, RunFolder.create(Path(folder) / "run", "{}"))

@@ -205,7 +205,7 @@ class PlannerConfig:
     """Options that every planner has."""
 
     horizon: int = 3  # control steps
-    compile: bool = False  # compile the batched model calls; needs a C++ compiler
+    compile: bool | None = None  # compile the model calls; null: only while training
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""

@@ -46,8 +46,8 @@ from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 class GraspConfig(RestartConfig):
     """Options of GRASP. The defaults suit warm plans of a few control steps; docs/decisions.md."""
 
-    iterations: int = 4  # steps on states and actions
-    restarts: int = 8  # paths that are improved side by side; the best is the plan
+    iterations: int = 2  # steps on states and actions
+    restarts: int = 4  # paths that are improved side by side; the best is the plan
     init_std: float = 1.0  # spread of the other restarts around the first
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     distance: str = "mse"  # of a prediction to the next virtual state: mse, huber, cosine
@@ -171,7 +171,7 @@ class Grasp(Planner[GraspConfig]):
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
         self._rollouts = rollouts_for(config)
-        self._iterate = compiled(iterate, config.compile)
+        self._iterate = compiled(iterate, bool(config.compile))
         self._schedule = schedule(config)
 
     @torch.no_grad()

@@ -73,10 +73,17 @@ class TrainingRun:
         )
         self.random = RandomActions(self.spec.action_dim, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
-        eager = make_planner_from(replace(settings.planner, compile=False))
-        arguments = (Reward(), self.discount, settings.agent)
-        self.agent = MPCAgent(self.trainer.frozen, make_planner_from(settings.planner), *arguments)
-        self.evaluator = MPCAgent(self.trainer.frozen, eager, *arguments)
+        fast = settings.planner.compile is not False
+        self.agent, self.evaluator = (
+            MPCAgent(
+                self.trainer.frozen,
+                make_planner_from(replace(settings.planner, compile=compiled)),
+                Reward(),
+                self.discount,
+                settings.agent,
+            )
+            for compiled in (fast, False)
+        )
         self.memory = self.agent.start(seed, self.device)
         self.collector = Collector(self.env, seed)
         self.steps = 0  # control steps taken
@@ -94,6 +101,11 @@ class TrainingRun:
     def finished(self) -> bool:
         """Whether all frames of the settings have been seen."""
         return self.frames >= self.settings.train.frames
+
+    @property
+    def progress(self) -> float:
+        """Share of the frames of the settings that have been seen; rates and noise fall with it."""
+        return self.frames / self.settings.train.frames
 
     def advance(self) -> dict[str, float]:
         """One control step with its updates; returns what is worth showing, often nothing."""
@@ -230,7 +242,8 @@ class TrainingRun:
         if not self.learning:
             return self.random.act(self.collector.index)
         obs = self.collector.obs[-1][None]
-        actions, self.memory = self.agent.act(obs, self.memory, explore=True)
+        explore = 1.0 - (1.0 - self.settings.train.final_exploration) * min(1.0, 2 * self.progress)
+        actions, self.memory = self.agent.act(obs, self.memory, explore)
         action: NDArray[np.float32] = actions[0]
         return action
 
@@ -238,7 +251,8 @@ class TrainingRun:
         """`count` updates of the model; returns the losses of the last one, (len(METRICS),)."""
         losses = None
         for _ in range(count):
-            losses = self.trainer.update(self.replay.sample(self.settings.loss.batch_size))
+            batch = self.replay.sample(self.settings.loss.batch_size)
+            losses = self.trainer.update(batch, self.progress)
         return losses
 
     def _losses(self, losses: Tensor) -> dict[str, float]:

@@ -27,6 +27,7 @@ class LossConfig:
     horizon: int = 3  # control steps that the model is unrolled over
     batch_size: int = 128  # windows per update
     lr: float = 1e-3  # of Adam
+    final_lr: float = 0.1  # share of lr left at the end; it falls over the last quarter of a run
     encoder_lr_scale: float = 0.3  # learning rate of the encoder relative to lr
     max_gradient_norm: float = 20.0  # of the actor, and of everything else
     rho: float = 0.5  # weight of a loss t steps ahead is rho^t
@@ -46,8 +47,8 @@ class LossConfig:
         for option in ("lr", "max_gradient_norm", "target_rate", "rho"):
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
-        weights = ("consistency", "reward", "value", "termination", "entropy", "encoder_lr_scale")
-        for option in weights:
+        weights = ("consistency", "reward", "value", "termination", "entropy")
+        for option in (*weights, "encoder_lr_scale", "final_lr"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
         for option in ("target_rate", "rho"):
@@ -82,7 +83,7 @@ class Trainer:
         rest = [p for p in model.parameters() if id(p) not in known]
         self._model_parameters, self._actor_parameters = encoder + rest, actor
         groups: list[dict[str, Any]] = [
-            {"params": encoder, "lr": config.lr * config.encoder_lr_scale},
+            {"params": encoder},
             {"params": rest},
             {"params": actor, "eps": 1e-5},
         ]
@@ -90,17 +91,22 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=fused)
         self._losses = compiled(self._compute, config.compile)
 
-    def update(self, batch: Batch) -> Tensor:
-        """One optimisation step; returns the values named by METRICS, (len(METRICS),)."""
+    def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
+        """One optimisation step; returns the values named by METRICS, (len(METRICS),).
+
+        `progress` is the share of the training that is over; the learning rates depend on it.
+        """
         shape = (self.config.horizon + 1, batch.obs.shape[1], self.model.action_dim)
         device = self.scale.device
         noise = torch.randn(2, *shape, generator=self.rng, device=device)
-        loss, metrics, quantiles, spread = self._losses(*batch, noise, self.scale)
+        moved = Batch(*(x.to(device) for x in batch))
+        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         limit = self.config.max_gradient_norm
         torch.nn.utils.clip_grad_norm_(self._model_parameters, limit)
         torch.nn.utils.clip_grad_norm_(self._actor_parameters, limit)
+        self._set_rates(progress)
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -111,6 +117,12 @@ class Trainer:
             self.scale.lerp_(quantiles, self.config.target_rate).clamp_(min=1.0)
             self.model.spread.lerp_(spread, self.config.target_rate)
         return metrics
+
+    def _set_rates(self, progress: float) -> None:
+        share = 1.0 - (1.0 - self.config.final_lr) * max(0.0, 4.0 * progress - 3.0)
+        scales = (self.config.encoder_lr_scale, 1.0, 1.0)
+        for group, scale in zip(self.optimizer.param_groups, scales, strict=True):
+            group["lr"] = self.config.lr * scale * share
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments, target values, value scale and generator, for a checkpoint."""
