@@ -254,6 +254,25 @@ def trained(experience: Replay) -> tuple[Trainer, Tensor]:
     return trainer, torch.stack([trainer.update(experience.sample(64)) for _ in range(400)])
 
 
+@pytest.mark.parametrize(
+    ("progress", "share"), [(0.0, 1.0), (0.75, 1.0), (0.875, 0.55), (1.0, 0.1)]
+)
+def test_learning_rates_fall_over_the_last_quarter(
+    progress: float, share: float, experience: Replay
+) -> None:
+    """Adam's first step has the length of the learning rate wherever there is a gradient."""
+    moved = []
+    for reached in (0.0, progress):
+        trainer = make_trainer(lr=1e-3)
+        before = trainer.model.head.weight.detach().clone()
+        rng_state = experience.rng.get_state()
+        trainer.update(experience.sample(64), reached)
+        experience.rng.set_state(rng_state)
+        moved.append((trainer.model.head.weight - before).abs().max().item())
+    assert moved[0] == pytest.approx(1e-3, rel=0.01)
+    assert moved[1] == pytest.approx(share * moved[0], rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["consistency", "reward", "value", "termination"])
 def test_losses_fall(name: str, trained: tuple[Trainer, Tensor]) -> None:
     course = trained[1][:, METRICS.index(name)]
