@@ -99,8 +99,7 @@ class MetricsLogger:
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """Env frames and values of all rows so far that have a number in column `name`."""
-        rows = [row for row in _read_csv(self._csv)[1] if row.get(name)]
-        return [int(row["frames"]) for row in rows], [float(row[name]) for row in rows]
+        return read_column(self._csv, name)
 
     def close(self, exit_code: int = 0) -> None:
         """End the W&B run, marked as failed unless `exit_code` is 0."""
@@ -170,6 +169,12 @@ class _WandbRun:
         except Exception as error:  # noqa: BLE001  W&B raises anything; training must go on
             LOG.warning("W&B failed, going on without it: %s", " ".join(str(error).split()))
             self._run = None
+
+
+def read_column(path: Path, name: str) -> tuple[list[int], list[float]]:
+    """Env frames and values of the rows of a metrics.csv that have a number in column `name`."""
+    rows = [row for row in _read_csv(path)[1] if row.get(name)]
+    return [int(row["frames"]) for row in rows], [float(row[name]) for row in rows]
 
 
 def wandb_mode(mode: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.evaluate import Score, score_table
+from scripts.metrics import read_column
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options
 from scripts.reference import Curve, reference_curves
@@ -56,14 +56,13 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
 
 def _print_curve(folder: RunFolder, env: str, console: Console) -> None:
     """Returns over env frames, and the published curves below them."""
-    with open(folder.path / "metrics.csv", newline="", encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if row.get("eval/return")]
+    frames_seen, returns = read_column(folder.path / "metrics.csv", "eval/return")
     table = Table(title=f"learning curve of {env}")
     table.add_column("env frames", justify="right")
     table.add_column("method")
     table.add_column("return", justify="right")
     table.add_column("")
-    points = [(int(r["frames"]), "this run", float(r["eval/return"])) for r in rows]
+    points = [(f, "this run", value) for f, value in zip(frames_seen, returns, strict=True)]
     references = reference_curves(env)
     points += [point for name, curve in references.items() for point in _published(name, curve)]
     highest = max((abs(value) for _, _, value in points), default=0.0) or 1.0
