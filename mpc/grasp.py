@@ -32,6 +32,7 @@ from mpc.lifting import (
     Lifted,
     defect,
     initial_states,
+    lifted_cost,
     lifted_loss,
     noise_scale,
     pin,
@@ -62,6 +63,7 @@ class GraspConfig(RestartConfig):
     noise_every: int = 1  # iterations for which one draw of the noise is held
     sync_every: int = 2  # iterations between synchronisations with the true rollout; 0: never
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
+    select: str = "rollout"  # the plan is the cheapest restart by its rollout, or lifted: no rollout
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class GraspConfig(RestartConfig):
         self.one_of("distance", DISTANCES)
         self.one_of("state_optimizer", ("sgd", "adam"))
         self.one_of("noise_schedule", SCHEDULES)
+        self.one_of("select", ("rollout", "lifted"))
         for option in ("shaping", "noise", "sync_every"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
         for option in ("state_lr", "state_clip"):
@@ -176,11 +179,12 @@ class Grasp(Planner[GraspConfig]):
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
-        """Iterate on states and actions; the best restart by its true rollout is the plan."""
+        """Iterate on states and actions; the cheapest restart is the plan."""
         cfg, horizon = self.config, problem.horizon
         model = (problem.model, problem.objective, problem.discount)
         spread = problem.model.latent_spread()
         path, forward = self._start(problem, warm_start, rng)
+        first = path.actions[:, :1]
         backward = 0
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses, norms = [], []
@@ -196,16 +200,18 @@ class Grasp(Planner[GraspConfig]):
                 path = self._synchronise(problem, path)
                 forward += cfg.sync_steps * horizon
                 backward += cfg.sync_steps * horizon
-        state = repeat(problem.state, cfg.restarts)
-        cost, rolled = self._rollouts.cost(*model, state, path.actions)
-        if cfg.sync_every and cfg.iterations % cfg.sync_every == 0:
-            # The last sync is not followed by an iteration that would bring the states up.
-            path = path._replace(states=pin(rolled, problem.objective.goal()))
+        if cfg.select == "rollout":
+            candidates, states, cost = self._roll_out(problem, path, first)
+            forward += horizon
+        else:
+            candidates, states = path.actions, path.states
+            cost = lifted_cost(*model, states, candidates, cfg.distance)
+            forward += 1
         best = finite_or_worst(cost).argmin(1)
-        actions, states = pick(path.actions, best), pick(path.states, best)
+        actions, states = pick(candidates, best), pick(states, best)
         diagnostics = Diagnostics(
             iterations=cfg.iterations,
-            forward_calls=forward + horizon + 1,
+            forward_calls=forward + 1,
             backward_calls=backward,
             defect=defect(problem.model, states, actions),
             trace=self._trace(losses, norms),
@@ -248,6 +254,28 @@ class Grasp(Planner[GraspConfig]):
             actions, states = problem.actions.project(step.actions), step.states
             moments = step.moments
         return path._replace(actions=actions, states=pin(states, problem.objective.goal()))
+
+    def _roll_out(
+        self, problem: Problem, path: Path, first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (B, K + 1, H, A) to choose from, their virtual states and true costs (B, K + 1).
+
+        Where the first restart began, `first` (B, 1, H, A), takes part, so that no plan is worse
+        than its warm start.
+        """
+        cfg, actions = self.config, torch.cat([path.actions, first], 1)
+        cost, rolled = self._rollouts.cost(
+            problem.model,
+            problem.objective,
+            problem.discount,
+            repeat(problem.state, cfg.restarts + 1),
+            actions,
+        )
+        states = pin(rolled, problem.objective.goal())
+        if not cfg.sync_every or cfg.iterations % cfg.sync_every:
+            # Only a sync at the end leaves virtual states behind; else they are the iterations'.
+            states = torch.cat([path.states, states[:, -1:]], 1)
+        return actions, states, cost
 
     def _trace(self, losses: list[Tensor], norms: list[Tensor]) -> dict[str, Tensor]:
         """Means over B and K by iteration, for the log."""

@@ -63,6 +63,30 @@ def lifted_loss(
     return Lifted(gap + weight * shaping, gap, shaping)
 
 
+def lifted_cost(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    states: Tensor,
+    actions: Tensor,
+    kind: str,
+) -> Tensor:
+    """What a path promises plus how much of it is made up: its cost along the virtual states and
+    the summed distance of its predictions to them.
+
+    states (B, K, H + 1, Z), actions (B, K, H, A) -> (B, K). One batched model call.
+    """
+    transition = model.predict(states[..., :-1, :], actions)
+    weight = torch.full_like(actions[..., 0], discount)
+    if transition.continues is not None:
+        weight = weight * transition.continues
+    # What a step counts depends on the steps before it.
+    weight = torch.cat([torch.ones_like(weight[..., :1]), weight.cumprod(-1)], -1)
+    promised = (weight[..., :-1] * objective.stage(transition)).sum(-1)
+    promised = promised + weight[..., -1] * objective.terminal(model, transition.next[..., -1, :])
+    return promised + distance(kind, transition.next, states[..., 1:, :]).sum(-1)
+
+
 def defect(model: WorldModel, states: Tensor, actions: Tensor) -> Tensor:
     """How far a path is from feasible: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
 

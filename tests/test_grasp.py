@@ -16,6 +16,7 @@ from mpc import (
     Plan,
     Problem,
     Reward,
+    Transition,
     WarmStart,
     Weighted,
     make_planner,
@@ -28,6 +29,7 @@ from mpc.lifting import (
     SCHEDULES,
     distance,
     initial_states,
+    lifted_cost,
     lifted_loss,
     noise_scale,
     pin,
@@ -38,7 +40,7 @@ from world_models import PointMass
 
 WEIGHT, DISCOUNT = 0.7, 0.9
 # What these tests are about must not move with the defaults.
-PLAIN = {"iterations": 5, "restarts": 4, "init_std": 0.5, "sync_every": 0, "final_lr": 0.1}
+PLAIN = {"iterations": 5, "restarts": 4, "init_std": 0.5, "sync_every": 0, "select": "lifted"}
 
 
 @pytest.fixture
@@ -86,6 +88,13 @@ class Lift:
             ahead = self.objective.terminal(self.model, move.next)
             total = total + gap + WEIGHT * (self.objective.stage(move) + DISCOUNT * ahead)
         return float(total.sum())
+
+
+class Fading(PointMass):
+    """The point mass, whose episodes end sooner the faster it moves."""
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        return super().predict(z, a)._replace(continues=torch.exp(-z[..., 2:].square().sum(-1)))
 
 
 def finite_difference(function: Callable[[Tensor], float], x: Tensor) -> Tensor:
@@ -173,13 +182,18 @@ def test_an_iteration_is_one_batched_call(
     count_calls: Any,
     problem_of: Callable[..., Problem],
 ) -> None:
-    """All B K H predictions of an iteration at once, and one rollout at the end."""
+    """All B K H predictions of an iteration at once, and all of the choice among restarts."""
     problem = drifting(problem_of, drift(), horizon=7)
     calls = count_calls(problem.model)
-    plan("grasp", problem, iterations=4, restarts=restarts, states_init="noise")
+    options = {"iterations": 4, "restarts": restarts, "states_init": "noise"}
+    plan("grasp", problem, **options)
     # The last, batched over time, measures the defect of the plan.
-    assert calls.rows == [2 * restarts * 7] * 4 + [2 * restarts] * 7 + [2 * 7]
-    assert calls.differentiated == [True] * 4 + [False] * 8
+    assert calls.rows == [2 * restarts * 7] * 5 + [2 * 7]
+    assert calls.differentiated == [True] * 4 + [False] * 2
+    calls.rows.clear()
+    plan("grasp", problem, select="rollout", **options)
+    # A rollout of all restarts and of where the first began takes the place of one call.
+    assert calls.rows == [2 * restarts * 7] * 4 + [2 * (restarts + 1)] * 7 + [2 * 7]
 
 
 def test_a_warm_plan_makes_no_sequential_call_but_those_for_the_tail(
@@ -188,9 +202,9 @@ def test_a_warm_plan_makes_no_sequential_call_but_those_for_the_tail(
     warm = shift(plan("grasp", latent_task).warm_start, 2)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, restarts=1, iterations=5)
-    # B = 3, H = 5: two steps to fill the tail, five iterations, the final rollout, the defect.
-    assert calls.rows == [3] * 2 + [15] * 5 + [3] * 5 + [15]
-    assert found.diagnostics.forward_calls == 13
+    # B = 3, H = 5: two steps to fill the tail, five iterations, the lifted cost, the defect.
+    assert calls.rows == [3] * 2 + [15] * 7
+    assert found.diagnostics.forward_calls == 9
 
 
 def one_step(
@@ -497,7 +511,7 @@ def test_sync_puts_the_states_on_the_rollout(
 ) -> None:
     """After an iteration that ends in a sync there is no defect; without one there is."""
     options = {"iterations": 4, "noise": 0.5, "noise_until": 1.0}
-    synced = plan("grasp", integrator, sync_every=2, **options)
+    synced = plan("grasp", integrator, sync_every=2, select="rollout", **options)
     loose = plan("grasp", integrator, **options)
     assert (defect(integrator.model, synced.states, synced.actions) < 1e-12).all()
     assert (defect(integrator.model, loose.states, loose.actions) > 1e-3).all()
@@ -521,10 +535,62 @@ def test_the_best_restart_by_the_true_rollout_is_returned(
         return result
 
     monkeypatch.setattr("mpc.rollout.EAGER", EAGER._replace(cost=keep))
-    found = plan("grasp", integrator, restarts=5, states_init="noise")
-    assert scored[-1].shape == (3, 5)
+    found = plan("grasp", integrator, restarts=5, states_init="noise", select="rollout")
+    assert scored[-1].shape == (3, 6)
     torch.testing.assert_close(found.cost, scored[-1].min(1).values)
     assert not torch.allclose(scored[-1].min(1).values, scored[-1].max(1).values)
+
+
+def test_no_plan_is_worse_than_its_warm_start(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    """Wild steps from a good plan lead away from it; the plan stays."""
+    good = plan("gradient", integrator, iterations=200)
+    wild = {"action_lr": 1.0, "noise": 1.0, "init_std": 1.0}
+    kept = plan("grasp", integrator, good.warm_start, select="rollout", **wild)
+    torch.testing.assert_close(kept.cost, good.cost)
+    torch.testing.assert_close(kept.actions, good.actions)
+    # By the lifted cost alone the wild one would have been taken.
+    lost = plan("grasp", integrator, good.warm_start, **wild)
+    true, _ = trajectory_cost(
+        integrator.model, integrator.objective, 1.0, integrator.state, lost.actions
+    )
+    assert (true > good.cost + 0.1).all()
+
+
+def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
+    """And off the rollout it is what the states promise plus the gaps between them."""
+    lift = Lift()
+    model = Fading()
+    arguments = (model, lift.objective, DISCOUNT)
+    cost, states = trajectory_cost(*arguments, lift.states[:, :, 0], lift.actions)
+    torch.testing.assert_close(lifted_cost(*arguments, states, lift.actions, "mse"), cost)
+    promised, weight = 0.0, 1.0
+    for t in range(3):
+        move = model.predict(lift.states[:, :, t], lift.actions[:, :, t])
+        promised = promised + weight * lift.objective.stage(move)
+        promised = promised + distance("huber", move.next, lift.states[:, :, t + 1])
+        weight = weight * DISCOUNT * move.continues
+    promised = promised + weight * lift.objective.terminal(model, move.next)
+    found = lifted_cost(*arguments, lift.states, lift.actions, "huber")
+    torch.testing.assert_close(found, promised)
+
+
+def test_the_cheapest_restart_by_the_lifted_cost_is_returned(
+    integrator: Problem, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    def keep(*arguments: Any) -> Any:
+        scored.append((arguments, lifted_cost(*arguments)))
+        return scored[-1][1]
+
+    monkeypatch.setattr("mpc.grasp.lifted_cost", keep)
+    found = plan("grasp", integrator, restarts=5, states_init="noise")
+    (*_, actions, _), cost = scored[0]
+    torch.testing.assert_close(found.cost, cost.min(1).values)
+    assert torch.equal(found.actions, actions[torch.arange(3), cost.argmin(1)])
+    assert not torch.allclose(cost.min(1).values, cost.max(1).values)
 
 
 def test_more_iterations_close_the_defect(integrator: Problem, plan: Callable[..., Plan]) -> None:
@@ -582,6 +648,7 @@ REFUSED = {
     "noise_every": [0],
     "sync_every": [-1],
     "sync_steps": [0],
+    "select": ["cheapest"],
     "blend": [0],
 }
 
