@@ -41,12 +41,13 @@ class Memory:
     plan: Plan | None = None  # the last plan, None after a resume
     seconds: float = 0.0  # how long the last decision took
     fallbacks: int = 0  # rows of plans, so far, that were not finite and not executed
+    overruns: int = 0  # plans, so far, that took longer than the planner's deadline
 
     def state(self) -> dict[str, Tensor]:
         """Everything but the last plan as tensors, for a checkpoint."""
         tensors = {
             "rng": self.rng.get_state(),
-            "counts": torch.tensor([self.age, self.fallbacks]),
+            "counts": torch.tensor([self.age, self.fallbacks, self.overruns]),
         }
         if self.warm_start is not None:
             for name in ("actions", "states", "std", "known"):
@@ -66,8 +67,9 @@ class Memory:
             for name, x in tensors.items()
             if name.startswith(prefix)
         }
-        age, fallbacks = tensors["counts"].tolist()
-        return cls(rng, WarmStart(**warm) if warm else None, age, fallbacks=fallbacks)
+        age, fallbacks, overruns = tensors["counts"].tolist()
+        known = WarmStart(**warm) if warm else None
+        return cls(rng, known, age, fallbacks=fallbacks, overruns=overruns)
 
 
 class MPCAgent:
@@ -149,7 +151,10 @@ class MPCAgent:
         if not bool(finite.all()):
             after = self._fall_back(problem, warm, after, finite)
         fallbacks = memory.fallbacks + int((~finite).sum())
-        return replace(memory, warm_start=after, age=0, plan=plan, fallbacks=fallbacks)
+        overruns = memory.overruns + plan.diagnostics.overrun
+        return replace(
+            memory, warm_start=after, age=0, plan=plan, fallbacks=fallbacks, overruns=overruns
+        )
 
     def _fall_back(
         self, problem: Problem, warm: WarmStart | None, after: WarmStart, finite: Tensor

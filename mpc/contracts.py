@@ -6,14 +6,15 @@ A action numbers, Z latent numbers, O observation numbers. "..." stands for any 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from mpc.pace import Pace
 
 
 def expect(name: str, x: Tensor, *shape: int | None) -> None:
@@ -185,6 +186,7 @@ class Diagnostics:
     forward_calls: int  # batched calls of the model
     backward_calls: int  # batched calls that were differentiated
     seconds: float = 0.0
+    overrun: bool = False  # whether that was more than the deadline
     defect: Tensor | None = None  # (B,), mean |f(s_t, a_t) - s_{t+1}| over the latent spread
     trace: Mapping[str, Tensor] = field(default_factory=dict)  # (iterations,), means over B
 
@@ -206,10 +208,13 @@ class PlannerConfig:
 
     horizon: int = 3  # control steps
     compile: bool | None = None  # compile the model calls; null: only while training
+    deadline_ms: float | None = None  # of a plan: iterations end early to keep it; null: never
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         self.require("horizon", self.horizon >= 1, "at least 1 control step")
+        positive = self.deadline_ms is None or self.deadline_ms > 0
+        self.require("deadline_ms", positive, "above 0 ms, or null")
 
     def require(self, option: str, holds: bool, what: str) -> None:
         """Raise ValueError naming `option`, its value and `what` it must be, unless `holds`."""
@@ -230,13 +235,17 @@ C = TypeVar("C", bound=PlannerConfig)
 
 
 class Planner(ABC, Generic[C]):
-    """One verb, `plan`: pure, batched over B, deterministic given the generator."""
+    """One verb, `plan`: pure, batched over B, deterministic given the generator.
+
+    With a deadline the number of iterations depends on the clock, and only that.
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[PlannerConfig]] = PlannerConfig
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self._pace = Pace(config.deadline_ms)
 
     def plan(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Best actions found. Same arguments and generator state, same plan.
@@ -244,13 +253,19 @@ class Planner(ABC, Generic[C]):
         `warm_start` is an already shifted `Plan.warm_start`. Raises ValueError if it does not
         fit the problem.
         """
-        started = time.perf_counter()
+        self._pace.begin(problem.state.device)
         if warm_start is not None:
             shape = (problem.batch, problem.horizon, problem.actions.dim)
             expect("warm start actions", warm_start.actions, *shape)
         plan = self.search(problem, warm_start, rng)
-        seconds = time.perf_counter() - started
-        return replace(plan, diagnostics=replace(plan.diagnostics, seconds=seconds))
+        seconds = self._pace.end()
+        overrun = self._pace.limit is not None and seconds > self._pace.limit
+        found = replace(plan.diagnostics, seconds=seconds, overrun=overrun)
+        return replace(plan, diagnostics=found)
+
+    def iterations(self, count: int) -> Iterator[int]:
+        """What a planner loops over: 0 .. count - 1, ending early to keep the deadline."""
+        return self._pace.iterations(count)
 
     @abstractmethod
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:

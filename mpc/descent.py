@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,20 +91,24 @@ class Descent:
 
 
 def descend(
-    rollouts: Rollouts, problem: Problem, actions: Tensor, cfg: RestartConfig, iterations: int
+    rollouts: Rollouts,
+    problem: Problem,
+    actions: Tensor,
+    cfg: RestartConfig,
+    iterations: Iterable[int],
 ) -> Descent:
     """Adam on actions (B, K, H, A) by backpropagation through the rollout.
 
-    Takes (iterations + 1) * H model calls, of which iterations * H are differentiated.
+    n iterations take (n + 1) * H model calls, of which n * H are differentiated.
     """
     model = (problem.model, problem.objective, problem.discount)
     state = repeat(problem.state, actions.shape[1])
     moments = Adam.zeros(actions)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     costs, norms = [], []
-    for i in range(iterations):
+    for i in iterations:
         step = rollouts.descend(
-            *model, state, actions, moments, rate_at(cfg, i, iterations), cfg.action_clip
+            *model, state, actions, moments, rate_at(cfg, i, cfg.iterations), cfg.action_clip
         )
         found = actions, finite_or_worst(step.cost), step.states
         best = found if best is None else cheapest(best, found)

@@ -25,13 +25,15 @@ class Gradient(Planner[RestartConfig]):
         """Improve all restarts; the plan is the cheapest sequence met on the way."""
         cfg = self.config
         start = restarts(problem, warm_start, cfg, self._rollouts, rng)
-        found = descend(self._rollouts, problem, start.actions, cfg, cfg.iterations)
+        iterations = self.iterations(cfg.iterations)
+        found = descend(self._rollouts, problem, start.actions, cfg, iterations)
         best = found.cost.argmin(1)
         actions, states = pick(found.actions, best), pick(found.states, best)
+        done = len(found.trace["action_gradient"])
         diagnostics = Diagnostics(
-            iterations=cfg.iterations,
-            forward_calls=start.calls + (cfg.iterations + 1) * problem.horizon,
-            backward_calls=cfg.iterations * problem.horizon,
+            iterations=done,
+            forward_calls=start.calls + (done + 1) * problem.horizon,
+            backward_calls=done * problem.horizon,
             trace=found.trace,
         )
         warm = WarmStart(actions, states)

@@ -63,7 +63,7 @@ class GraspConfig(RestartConfig):
     noise_every: int = 1  # iterations for which one draw of the noise is held
     sync_every: int = 2  # iterations between synchronisations with the true rollout; 0: never
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
-    select: str = "rollout"  # the plan is the cheapest restart by its rollout, or lifted: no rollout
+    select: str = "rollout"  # cost by which a restart is the plan: rollout, or lifted (parallel)
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
 
     def __post_init__(self) -> None:
@@ -188,7 +188,8 @@ class Grasp(Planner[GraspConfig]):
         backward = 0
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses, norms = [], []
-        for i, rates in enumerate(self._schedule):
+        for i in self.iterations(cfg.iterations):
+            rates = self._schedule[i]
             if rates.noise and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
             path, lifted, norm = self._iterate(*model, cfg, path, rates, noise)
@@ -200,8 +201,9 @@ class Grasp(Planner[GraspConfig]):
                 path = self._synchronise(problem, path)
                 forward += cfg.sync_steps * horizon
                 backward += cfg.sync_steps * horizon
+        synced = cfg.sync_every > 0 and len(losses) % cfg.sync_every == 0
         if cfg.select == "rollout":
-            candidates, states, cost = self._roll_out(problem, path, first)
+            candidates, states, cost = self._roll_out(problem, path, first, synced)
             forward += horizon
         else:
             candidates, states = path.actions, path.states
@@ -210,7 +212,7 @@ class Grasp(Planner[GraspConfig]):
         best = finite_or_worst(cost).argmin(1)
         actions, states = pick(candidates, best), pick(states, best)
         diagnostics = Diagnostics(
-            iterations=cfg.iterations,
+            iterations=len(losses),
             forward_calls=forward + 1,
             backward_calls=backward,
             defect=defect(problem.model, states, actions),
@@ -256,24 +258,23 @@ class Grasp(Planner[GraspConfig]):
         return path._replace(actions=actions, states=pin(states, problem.objective.goal()))
 
     def _roll_out(
-        self, problem: Problem, path: Path, first: Tensor
+        self, problem: Problem, path: Path, first: Tensor, synced: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B, K + 1, H, A) to choose from, their virtual states and true costs (B, K + 1).
 
         Where the first restart began, `first` (B, 1, H, A), takes part, so that no plan is worse
-        than its warm start.
+        than its warm start. With a sync at the end the virtual states are the rollout's.
         """
-        cfg, actions = self.config, torch.cat([path.actions, first], 1)
+        actions = torch.cat([path.actions, first], 1)
         cost, rolled = self._rollouts.cost(
             problem.model,
             problem.objective,
             problem.discount,
-            repeat(problem.state, cfg.restarts + 1),
+            repeat(problem.state, actions.shape[1]),
             actions,
         )
         states = pin(rolled, problem.objective.goal())
-        if not cfg.sync_every or cfg.iterations % cfg.sync_every:
-            # Only a sync at the end leaves virtual states behind; else they are the iterations'.
+        if not synced:
             states = torch.cat([path.states, states[:, -1:]], 1)
         return actions, states, cost
 
@@ -281,5 +282,5 @@ class Grasp(Planner[GraspConfig]):
         """Means over B and K by iteration, for the log."""
         parts = dict(zip(Lifted._fields, torch.stack(losses, 1).mean((-2, -1)), strict=True))
         actions, states = torch.stack(norms, 1)
-        sigma = torch.stack([rates.noise for rates in self._schedule])
+        sigma = torch.stack([rates.noise for rates in self._schedule[: len(losses)]])
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}

@@ -75,7 +75,7 @@ class SamplingPlanner(Planner[S]):
         state = repeat(problem.state, cfg.samples)
         drawn = cfg.samples - 1 - (0 if fixed is None else fixed.shape[1])
         best = []
-        for _ in range(cfg.iterations):
+        for _ in self.iterations(cfg.iterations):
             noise = problem.normal((drawn, horizon, problem.actions.dim), rng)
             groups = [dist.mean.unsqueeze(1), self.sample(dist, noise)]
             groups += [] if fixed is None else [fixed]
@@ -91,8 +91,8 @@ class SamplingPlanner(Planner[S]):
         )
         prior_calls = 0 if fixed is None else horizon - 1
         diagnostics = Diagnostics(
-            iterations=cfg.iterations,
-            forward_calls=(cfg.iterations + 1) * horizon + prior_calls,
+            iterations=len(best),
+            forward_calls=(len(best) + 1) * horizon + prior_calls,
             backward_calls=0,
             trace={"cost": torch.stack(best)},
         )

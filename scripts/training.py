@@ -261,6 +261,7 @@ class TrainingRun:
         row["train/latent_spread"] = self.model.latent_spread()
         row |= self._plan_row()
         row["plan/fallbacks"] = float(self.memory.fallbacks)
+        row["plan/overruns"] = float(self.memory.overruns)
         return row | {f"{TIME}{k}_ms": v for k, v in self.stopwatch.milliseconds().items()}
 
     def _plan_row(self) -> dict[str, float]:

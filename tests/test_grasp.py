@@ -664,7 +664,7 @@ def test_nonsense_is_refused_by_name(option: str, value: Any) -> None:
 def test_every_option_is_either_checked_or_a_switch() -> None:
     from mpc.grasp import GraspConfig
 
-    assert set(GraspConfig.options()) == {*REFUSED, "compile", "stop_gradient"}
+    assert set(GraspConfig.options()) == {*REFUSED, "compile", "deadline_ms", "stop_gradient"}
 
 
 def test_huber_is_torchs_with_threshold_one() -> None:
