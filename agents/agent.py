@@ -54,6 +54,7 @@ class Memory:
                 value = getattr(self.warm_start, name)
                 if value is not None:
                     tensors[f"warm_start.{name}"] = value
+            tensors |= {f"moments.{name}": x for name, x in self.warm_start.moments.items()}
         return tensors
 
     @classmethod
@@ -61,14 +62,14 @@ class Memory:
         """The memory that `state` described."""
         rng = torch.Generator(device=device)
         rng.set_state(tensors["rng"].cpu())
-        prefix = "warm_start."
-        warm: dict[str, Any] = {
-            name.removeprefix(prefix): x.to(device)
-            for name, x in tensors.items()
-            if name.startswith(prefix)
-        }
+
+        def part(prefix: str) -> dict[str, Any]:
+            found = ((k.removeprefix(prefix), x) for k, x in tensors.items() if prefix in k)
+            return {name: x.to(device) for name, x in found}
+
+        warm, moments = part("warm_start."), part("moments.")
         age, fallbacks, overruns = tensors["counts"].tolist()
-        known = WarmStart(**warm) if warm else None
+        known = WarmStart(**warm, moments=moments) if warm else None
         return cls(rng, known, age, fallbacks=fallbacks, overruns=overruns)
 
 
@@ -183,5 +184,6 @@ class MPCAgent:
             actions=fill(finite, after.actions, safe),
             states=mend(after.states, None if warm is None else warm.states),
             std=mend(after.std, None if warm is None else warm.std),
+            moments={k: fill(finite, x, torch.zeros_like(x)) for k, x in after.moments.items()},
             known=finite | usable,
         )

@@ -29,7 +29,7 @@ def expect(name: str, x: Tensor, *shape: int | None) -> None:
 class Transition(NamedTuple):
     """One predicted control step, on any leading axes."""
 
-    state: Tensor  # (..., Z)
+    state: Tensor  # (..., Z), or the window of a model with a history
     action: Tensor  # (..., A)
     next: Tensor  # (..., Z)
     reward: Tensor | None = None  # (...), None for a model that predicts no reward
@@ -39,11 +39,14 @@ class Transition(NamedTuple):
 class WorldModel(nn.Module):
     """What a planner may ask of a model. Only `step` is required; the rest says what it lacks.
 
-    All verbs take any leading axes, so planners may add candidate, restart and time axes.
+    All verbs take any leading axes, so planners may add candidate, restart and time axes. A model
+    with a history of h > 1 latents is given windows (..., h * Z), oldest latent first, where the
+    signatures of step, reward and predict say (..., Z); value and policy see the newest alone.
     """
 
     latent_dim: int
     action_dim: int
+    history: int = 1  # h, how many of the last latents a step depends on
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
@@ -134,14 +137,14 @@ class Problem:
 
     model: WorldModel
     objective: Objective
-    state: Tensor  # (B, Z)
+    state: Tensor  # (B, h * Z), the latest latents, oldest first; h = 1 but for history models
     horizon: int  # control steps
     actions: BoxActions
     discount: float = 1.0  # per control step, of the stage and terminal costs
 
     def __post_init__(self) -> None:
         """Check the shapes once, where user code meets ours."""
-        expect("state", self.state, None, self.model.latent_dim)
+        expect("state", self.state, None, self.model.history * self.model.latent_dim)
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1 control step, got {self.horizon}")
 
@@ -165,6 +168,7 @@ class WarmStart:
     actions: Tensor  # (B, H, A)
     states: Tensor | None = None  # (B, H + 1, Z), after a shift states[:, 0] is what was expected
     std: Tensor | None = None  # (B, H, A), spread of a sampling planner
+    moments: Mapping[str, Tensor] = field(default_factory=dict)  # of optimisers, (B, H, ...) each
     known: Tensor | None = None  # (B,) bool, rows that hold a plan; None: all of them
     filled: int = 0  # trailing steps that a shift made up
 
@@ -175,6 +179,7 @@ class WarmStart:
             actions=change(self.actions),
             states=None if self.states is None else change(self.states),
             std=None if self.std is None else change(self.std),
+            moments={name: change(x) for name, x in self.moments.items()},
         )
 
 

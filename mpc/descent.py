@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpc.contracts import PlannerConfig, Problem, WarmStart
-from mpc.optim import Adam, adam_rate, annealed
+from mpc.optim import Adam, annealed
 from mpc.rollout import Rollouts, finite_or_worst, repeat
 from mpc.warm_start import fill, known_rows
 
@@ -50,20 +50,20 @@ def restarts(
     warm_start: WarmStart | None,
     cfg: RestartConfig,
     rollouts: Rollouts,
-    rng: torch.Generator,
+    noise: Tensor,
 ) -> Start:
     """First the warm start, or for rows without one the mode of the policy prior, else zeros.
 
     The other restarts follow the policy prior with noise of `init_std` on every action, or are the
-    first plus such noise where there is no policy.
+    first plus such noise where there is no policy. `noise` (K - 1, H, A) is standard normal.
     """
     batch, horizon, dim = problem.batch, problem.horizon, problem.actions.dim
     known = known_rows(warm_start, batch, problem.state.device)
-    noise = problem.normal((cfg.restarts - 1, horizon, dim), rng)
     states, calls = None, 0
+    # Noise for the first restart too: none.
+    noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
     if problem.model.supports("policy") and (cfg.restarts > 1 or not known.all()):
         # A sample without noise is the mode, so the cold start shares the batched rollout.
-        noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
         noise = noise.expand(batch, *noise.shape)
         state = repeat(problem.state, cfg.restarts)
         actions, states = rollouts.policy(problem.model, state, horizon, noise, cfg.init_std)
@@ -75,7 +75,6 @@ def restarts(
         first = problem.state.new_zeros(batch, horizon, dim)
         if warm_start is not None:
             first = fill(known, warm_start.actions, first)
-        noise = torch.cat([noise.new_zeros(1, horizon, dim), noise])
         actions = first.unsqueeze(1) + cfg.init_std * noise
     return Start(problem.actions.project(actions), states, calls)
 
@@ -124,9 +123,8 @@ def descend(
 
 
 def rate_at(cfg: RestartConfig, iteration: int, iterations: int) -> Tensor:
-    """Adam's rate at an iteration of an annealed descent, as a tensor: no recompilation."""
-    lr = annealed(cfg.action_lr, iteration / iterations, cfg.final_lr)
-    return torch.tensor(adam_rate(lr, iteration + 1))
+    """Learning rate at an iteration of an annealed descent, as a tensor: no recompilation."""
+    return torch.tensor(annealed(cfg.action_lr, iteration / iterations, cfg.final_lr))
 
 
 def cheapest(

@@ -24,7 +24,9 @@ class Gradient(Planner[RestartConfig]):
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Improve all restarts; the plan is the cheapest sequence met on the way."""
         cfg = self.config
-        start = restarts(problem, warm_start, cfg, self._rollouts, rng)
+        shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
+        noise = problem.normal(shape, rng)
+        start = restarts(problem, warm_start, cfg, self._rollouts, noise)
         iterations = self.iterations(cfg.iterations)
         found = descend(self._rollouts, problem, start.actions, cfg, iterations)
         best = found.cost.argmin(1)

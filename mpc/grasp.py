@@ -9,7 +9,7 @@ only because the prediction before it pulls, an action because of its own step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,36 +24,33 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.descent import RestartConfig, rate_at, restarts
-from mpc.lifting import (
-    DISTANCES,
+from mpc.descent import rate_at, restarts
+from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
+from mpc.optim import Adam, annealed, clip_norm, gradients
+from mpc.registry import PLANNERS, make_planner, register
+from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
+from mpc.virtual_states import (
     SCHEDULES,
     STATE_STARTS,
-    Lifted,
-    defect,
+    TAILS,
+    draw_for,
     initial_states,
-    lifted_cost,
-    lifted_loss,
     noise_scale,
     pin,
     renew,
 )
-from mpc.optim import Adam, adam_rate, annealed, clip_norm, gradients
-from mpc.registry import register
-from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
+from mpc.warm_start import fill, known_rows
 
 
 @dataclass(frozen=True)
-class GraspConfig(RestartConfig):
-    """Options of GRASP. The defaults suit warm plans of a few control steps; docs/decisions.md."""
+class GraspConfig(LiftedConfig):
+    """Options of GRASP. The defaults suit warm plans of a few control steps; docs/planners.md."""
 
     iterations: int = 2  # steps on states and actions
+    tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
     restarts: int = 4  # paths that are improved side by side; the best is the plan
     init_std: float = 1.0  # spread of the other restarts around the first
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
-    distance: str = "mse"  # of a prediction to the next virtual state: mse, huber, cosine
-    shaping: float = 1.0  # weight of the dense one-step signal against the defect
-    stop_gradient: bool = True  # no gradient into the state input of the model
     state_optimizer: str = "sgd"  # sgd or adam
     state_lr: float = 1.0  # with sgd and mse, 1 moves a state onto its prediction
     state_clip: float = 1.0  # largest gradient norm of one virtual state
@@ -63,18 +60,22 @@ class GraspConfig(RestartConfig):
     noise_every: int = 1  # iterations for which one draw of the noise is held
     sync_every: int = 2  # iterations between synchronisations with the true rollout; 0: never
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
-    select: str = "rollout"  # cost by which a restart is the plan: rollout, or lifted (parallel)
+    sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
+    select: str = "auto"  # the plan is the cheapest by: rollout, lifted (no rollout), or auto
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
+    tail: str = "policy"  # actions of steps that a warm start lacks: policy, repeat, zero
+    keep_moments: bool = False  # hand the optimisers' moments to the next plan
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
         self.one_of("states_init", STATE_STARTS)
-        self.one_of("distance", DISTANCES)
         self.one_of("state_optimizer", ("sgd", "adam"))
         self.one_of("noise_schedule", SCHEDULES)
-        self.one_of("select", ("rollout", "lifted"))
-        for option in ("shaping", "noise", "sync_every"):
+        self.one_of("select", ("auto", "rollout", "lifted"))
+        self.one_of("tail", TAILS)
+        self.one_of("sync_planner", tuple(PLANNERS.names()))
+        for option in ("tolerance", "noise", "sync_every"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
@@ -106,11 +107,11 @@ def schedule(cfg: GraspConfig) -> list[Rates]:
     noisy = cfg.noise_until * cfg.iterations  # iterations that add noise
     for i in range(cfg.iterations):
         progress = i / cfg.iterations
-        action = adam_rate(annealed(cfg.action_lr, progress, cfg.final_lr), i + 1)
+        action = annealed(cfg.action_lr, progress, cfg.final_lr)
         # A step onto a prediction is no less right late in a plan, so SGD is not annealed.
         state = cfg.state_lr
         if cfg.state_optimizer == "adam":
-            state = adam_rate(annealed(cfg.state_lr, progress, cfg.final_lr), i + 1)
+            state = annealed(cfg.state_lr, progress, cfg.final_lr)
         share = noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0.0
         noise = cfg.noise * cfg.state_lr * share
         rates.append(Rates(*torch.tensor([action, state, noise])))
@@ -122,11 +123,12 @@ def iterate(
     objective: Objective,
     discount: float,
     cfg: GraspConfig,
+    window: Tensor,
     path: Path,
     rates: Rates,
     noise: Tensor,
 ) -> tuple[Path, Lifted, Tensor]:
-    """One iteration: a batched model call, a step on actions and states, noise on the states.
+    """One iteration: batched model calls, a step on actions and states, noise on the states.
 
     `noise` (K, H, Z) is scaled to the spread of latents. Also returns the loss at the old path
     and the mean gradient norms of actions and states, (2,).
@@ -135,16 +137,7 @@ def iterate(
 
     def loss(actions: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = torch.cat([start, free], -2)
-        lifted = lifted_loss(
-            model,
-            objective,
-            discount,
-            states,
-            actions,
-            cfg.shaping,
-            cfg.distance,
-            cfg.stop_gradient,
-        )
+        lifted = lifted_loss(model, objective, discount, cfg, window, states, actions)
         return lifted.loss.sum(), lifted
 
     free = path.states[..., 1:, :]
@@ -176,107 +169,180 @@ class Grasp(Planner[GraspConfig]):
         self._rollouts = rollouts_for(config)
         self._iterate = compiled(iterate, bool(config.compile))
         self._schedule = schedule(config)
+        self._syncing: Planner[Any] | None = None
+        if config.sync_every and config.sync_planner != "gradient":
+            known = PLANNERS[config.sync_planner].Config.options()
+            options = {"iterations": config.sync_steps} if "iterations" in known else {}
+            shared = {"horizon": config.horizon, "compile": config.compile}
+            self._syncing = make_planner(config.sync_planner, **shared, **options)
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the cheapest restart is the plan."""
-        cfg, horizon = self.config, problem.horizon
+        cfg = self.config
         model = (problem.model, problem.objective, problem.discount)
         spread = problem.model.latent_spread()
-        path, forward = self._start(problem, warm_start, rng)
-        first = path.actions[:, :1]
-        backward = 0
+        chosen_lifted = self._chosen_lifted(problem, warm_start)
+        path, forward = self._start(problem, warm_start, chosen_lifted, rng)
+        first, backward, done = path.actions[:, :1], 0, 0
         noise = torch.zeros_like(path.states[0, :, 1:])
-        losses, norms = [], []
+        losses: list[Tensor] = []
+        norms = []
         for i in self.iterations(cfg.iterations):
             rates = self._schedule[i]
             if rates.noise and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
-            path, lifted, norm = self._iterate(*model, cfg, path, rates, noise)
+            path, lifted, norm = self._iterate(*model, cfg, problem.state, path, rates, noise)
             path = path._replace(actions=problem.actions.project(path.actions))
-            forward, backward = forward + 1, backward + 1
+            forward, backward, done = forward + cfg.lookahead, backward + cfg.lookahead, i + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
-            if cfg.sync_every and (i + 1) % cfg.sync_every == 0:
-                path = self._synchronise(problem, path)
-                forward += cfg.sync_steps * horizon
-                backward += cfg.sync_steps * horizon
-        synced = cfg.sync_every > 0 and len(losses) % cfg.sync_every == 0
-        if cfg.select == "rollout":
-            candidates, states, cost = self._roll_out(problem, path, first, synced)
-            forward += horizon
-        else:
-            candidates, states = path.actions, path.states
-            cost = lifted_cost(*model, states, candidates, cfg.distance)
-            forward += 1
+            if cfg.sync_every and done % cfg.sync_every == 0:
+                path, calls = self._synchronise(problem, path, rng)
+                forward, backward = forward + calls[0], backward + calls[1]
+            if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
+                break
+        synced = cfg.sync_every > 0 and done % cfg.sync_every == 0
+        actions, states, cost, last_calls = self._candidates(
+            problem, path, first, chosen_lifted, synced
+        )
         best = finite_or_worst(cost).argmin(1)
-        actions, states = pick(candidates, best), pick(states, best)
+        moments = self._moments(path, best) if cfg.keep_moments else {}
+        actions, states = pick(actions, best), pick(states, best)
         diagnostics = Diagnostics(
-            iterations=len(losses),
-            forward_calls=forward + 1,
+            iterations=done,
+            forward_calls=forward + last_calls + 1,
             backward_calls=backward,
-            defect=defect(problem.model, states, actions),
+            defect=defect(problem.model, problem.state, states, actions),
             trace=self._trace(losses, norms),
         )
-        return Plan(actions, pick(cost, best), states, WarmStart(actions, states), diagnostics)
+        after = WarmStart(actions, states, moments=moments)
+        return Plan(actions, pick(cost, best), states, after, diagnostics)
+
+    def _chosen_lifted(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
+        """Rows (B,) bool whose plan is chosen by the lifted cost, without a rollout."""
+        if self.config.select == "auto" and not self.config.sync_every:
+            return warm_rows(problem, warm_start)
+        row = torch.tensor(self.config.select == "lifted", device=problem.state.device)
+        return row.expand(problem.batch)
 
     def _start(
-        self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+        self,
+        problem: Problem,
+        warm_start: WarmStart | None,
+        chosen_lifted: Tensor,
+        rng: torch.Generator,
     ) -> tuple[Path, int]:
         """Where the iterations begin, and the model calls that took."""
-        renewed = 0
+        cfg, calls = self.config, 0
+        # All numbers are drawn at once and always: no row depends on how another one starts.
+        shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
+        noise = problem.normal(shape, rng)
+        draw = draw_for(problem, cfg.states_init, cfg.restarts, rng)
         if warm_start is not None:
-            warm_start, renewed = renew(problem, warm_start, self.config.blend)
-        start = restarts(problem, warm_start, self.config, self._rollouts, rng)
-        states, calls = initial_states(
-            problem, warm_start, start, self.config.states_init, self._rollouts, rng
-        )
+            warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
+        parallel = chosen_lifted & warm_rows(problem, warm_start)
+        if not parallel.all():
+            start = restarts(problem, warm_start, cfg, self._rollouts, noise)
+            states, more = initial_states(
+                problem, warm_start, start, cfg.states_init, self._rollouts, draw
+            )
+            actions, calls = start.actions, calls + start.calls + more
+        if parallel.any():
+            assert warm_start is not None
+            lifted = beside(problem, warm_start, cfg, noise)
+            whole = bool(parallel.all())
+            actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
+            states = lifted[1] if whole else fill(parallel, lifted[1], states)
         states = pin(states, problem.objective.goal())
-        moments = Adam.zeros(start.actions), Adam.zeros(states[..., 1:, :])
-        return Path(start.actions, states, *moments), renewed + start.calls + calls
+        moments = Adam.zeros(actions), Adam.zeros(states[..., 1:, :])
+        if warm_start is not None and warm_start.moments:
+            known = known_rows(warm_start, problem.batch, states.device)
+            moments = (
+                remembered(warm_start, known, "action", moments[0]),
+                remembered(warm_start, known, "state", moments[1]),
+            )
+        return Path(actions, states, *moments), calls
 
-    def _synchronise(self, problem: Problem, path: Path) -> Path:
-        """Descent steps through the true rollout, which the virtual states then follow.
+    def _synchronise(
+        self, problem: Problem, path: Path, rng: torch.Generator
+    ) -> tuple[Path, tuple[int, int]]:
+        """Steps of a rollout planner on the actions, whose rollout the virtual states then follow.
 
         The states are those of the actions before the last step; one iteration brings them up.
+        Also returns the model calls, forward and backward.
         """
-        cfg, moments = self.config, Adam.zeros(path.actions)
-        state, actions, states = repeat(problem.state, cfg.restarts), path.actions, path.states
-        for i in range(cfg.sync_steps):
-            step = self._rollouts.descend(
-                problem.model,
-                problem.objective,
-                problem.discount,
-                state,
-                actions,
-                moments,
-                rate_at(cfg, i, cfg.sync_steps),
-                cfg.action_clip,
-            )
-            actions, states = problem.actions.project(step.actions), step.states
-            moments = step.moments
-        return path._replace(actions=actions, states=pin(states, problem.objective.goal()))
+        cfg, horizon = self.config, problem.horizon
+        model = (problem.model, problem.objective, problem.discount)
+        window, actions, states = repeat(problem.state, cfg.restarts), path.actions, path.states
+        if self._syncing is not None:
+            cost, states = self._rollouts.cost(*model, window, actions)
+            best = finite_or_worst(cost).argmin(1)
+            start = WarmStart(pick(actions, best), pick(states, best))
+            plan = self._syncing.plan(problem, start, rng)
+            chosen = torch.nn.functional.one_hot(best, cfg.restarts).bool()[..., None, None]
+            actions = torch.where(chosen, plan.actions.unsqueeze(1), actions)
+            states = torch.where(chosen, plan.states.unsqueeze(1), states)
+            found = plan.diagnostics
+            calls = horizon + found.forward_calls, found.backward_calls
+        else:
+            moments = Adam.zeros(actions)
+            for i in range(cfg.sync_steps):
+                rate = rate_at(cfg, i, cfg.sync_steps)
+                step = self._rollouts.descend(
+                    *model, window, actions, moments, rate, cfg.action_clip
+                )
+                actions, states = problem.actions.project(step.actions), step.states
+                moments = step.moments
+            calls = cfg.sync_steps * horizon, cfg.sync_steps * horizon
+        goal = problem.objective.goal()
+        return path._replace(actions=actions, states=pin(states, goal)), calls
 
-    def _roll_out(
-        self, problem: Problem, path: Path, first: Tensor, synced: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions (B, K + 1, H, A) to choose from, their virtual states and true costs (B, K + 1).
+    def _settled(self, before: Tensor, now: Tensor) -> bool:
+        """Whether no loss (B, K) has changed by more than the tolerance allows."""
+        return bool(((before - now).abs() <= self.config.tolerance * before.abs()).all())
 
-        Where the first restart began, `first` (B, 1, H, A), takes part, so that no plan is worse
-        than its warm start. With a sync at the end the virtual states are the rollout's.
+    def _candidates(
+        self, problem: Problem, path: Path, first: Tensor, chosen_lifted: Tensor, synced: bool
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Actions, virtual states and costs of the plans to choose from, and the model calls.
+
+        (B, K, ...) each, or K + 1: where there are rollouts, what the first restart began with,
+        `first` (B, 1, H, A), takes part, so that no plan is worse than its warm start. With a sync
+        at the end the virtual states are the rollout's.
         """
-        actions = torch.cat([path.actions, first], 1)
-        cost, rolled = self._rollouts.cost(
-            problem.model,
-            problem.objective,
-            problem.discount,
-            repeat(problem.state, actions.shape[1]),
-            actions,
-        )
-        states = pin(rolled, problem.objective.goal())
-        if not synced:
-            states = torch.cat([path.states, states[:, -1:]], 1)
-        return actions, states, cost
+        cfg, goal = self.config, problem.objective.goal()
+        model = (problem.model, problem.objective, problem.discount)
+        actions, states, cost, calls = path.actions, path.states, None, 0
+        if chosen_lifted.any():
+            cost = lifted_cost(*model, cfg.distance, problem.state, states, actions)
+            calls = 1
+        if not chosen_lifted.all():
+            actions = torch.cat([actions, first], 1)
+            window = repeat(problem.state, actions.shape[1])
+            true, rolled = self._rollouts.cost(*model, window, actions)
+            rolled, calls = pin(rolled, goal), calls + problem.horizon
+            states = rolled if synced else torch.cat([states, rolled[:, -1:]], 1)
+            if cost is not None:
+                # Rows that are chosen by the lifted cost have no candidate more.
+                cost = torch.cat([cost, torch.full_like(cost[:, :1], torch.inf)], 1)
+                true = fill(chosen_lifted, cost, true)
+            cost = true
+        assert cost is not None
+        return actions, states, cost, calls
+
+    def _moments(self, path: Path, best: Tensor) -> dict[str, Tensor]:
+        """Moments of the chosen restart for the warm start; of the one not iterated on, zeros."""
+        known = best < self.config.restarts
+        moments = {}
+        pairs = {"action": path.action_moments, "state": path.state_moments}
+        for name, adam in pairs.items():
+            for part, x in adam._asdict().items():
+                if part == "steps":
+                    x = x.expand(*best.shape, self.config.restarts, 1, 1)
+                x = pick(x, best.clamp_max(self.config.restarts - 1))
+                moments[f"{name}_{part}"] = fill(known, x, torch.zeros_like(x))
+        return moments
 
     def _trace(self, losses: list[Tensor], norms: list[Tensor]) -> dict[str, Tensor]:
         """Means over B and K by iteration, for the log."""
@@ -284,3 +350,36 @@ class Grasp(Planner[GraspConfig]):
         actions, states = torch.stack(norms, 1)
         sigma = torch.stack([rates.noise for rates in self._schedule[: len(losses)]])
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}
+
+
+def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
+    """Rows (B,) bool that have virtual states to start from."""
+    if warm_start is not None and warm_start.states is None:
+        warm_start = None
+    return known_rows(warm_start, problem.batch, problem.state.device)
+
+
+def beside(
+    problem: Problem, warm_start: WarmStart, cfg: GraspConfig, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Restarts that share the virtual states of a renewed warm start, made without a rollout.
+
+    The first has its actions; the others what the policy prior does at every virtual state (where
+    there is no policy, its actions too) with noise of `init_std`; `noise` (K - 1, H, A) is
+    standard normal. -> actions (B, K, H, A), states (B, K, H + 1, Z).
+    """
+    first, model, states = warm_start.actions.unsqueeze(1), problem.model, warm_start.states
+    assert states is not None
+    policy = model.policy(states[:, :-1]).unsqueeze(1) if model.supports("policy") else first
+    actions = torch.cat([first, policy + cfg.init_std * noise], 1)
+    return problem.actions.project(actions), repeat(states, cfg.restarts)
+
+
+def remembered(warm_start: WarmStart, known: Tensor, name: str, fresh: Adam) -> Adam:
+    """`fresh` moments (B, K, ...) whose first restart goes on with those of the warm start."""
+    moments = []
+    for part, x in fresh._asdict().items():
+        x = x.expand(*fresh.mean.shape[:2], 1, 1) if part == "steps" else x
+        first = fill(known, warm_start.moments[f"{name}_{part}"], x[:, 0])
+        moments.append(torch.cat([first.unsqueeze(1), x[:, 1:]], 1))
+    return Adam(*moments)

@@ -1,31 +1,78 @@
-"""Lifted paths: where virtual states start, how they are noised, and the loss that moves them."""
+"""The lifted loss: what moves the actions and virtual states of a path, and its parts."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpc.contracts import Objective, Problem, Transition, WarmStart, WorldModel
-from mpc.descent import Start
-from mpc.rollout import Rollouts, policy_rollout, repeat
-from mpc.warm_start import fill, known_rows
+from mpc.contracts import Objective, Transition, WorldModel
+from mpc.descent import RestartConfig
+from mpc.history import push, windows
+from mpc.rollout import after
 
 DISTANCES = ("mse", "huber", "cosine")
-SCHEDULES = ("constant", "linear", "cosine", "exponential")
-STATE_STARTS = ("rollout", "random", "interpolate", "noise")
+
+
+@dataclass(frozen=True)
+class LiftedConfig(RestartConfig):
+    """What the lifted loss is made of."""
+
+    distance: str = "mse"  # of a prediction to the next virtual state: mse, huber, cosine
+    defect: float = 1.0  # weight of that distance
+    shaping: float = 1.0  # weight of the cost of a short lookahead from every virtual state
+    lookahead: int = 1  # control steps of it, one model call each
+    path_cost: float = 0.0  # weight of the objective along the virtual states
+    stop_gradient: bool = True  # no gradient into the virtual states that enter the model
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        self.one_of("distance", DISTANCES)
+        for option in ("defect", "shaping", "path_cost"):
+            self.require(option, getattr(self, option) >= 0, "at least 0")
+        self.require("lookahead", self.lookahead >= 1, "at least 1")
 
 
 class Lifted(NamedTuple):
-    """The lifted loss and its parts, (B, K) each."""
+    """The lifted loss and its parts, (B, K) each, summed over time and not yet weighted."""
 
     loss: Tensor
-    distance: Tensor  # of predictions to the next virtual states, summed over time
-    shaping: Tensor  # summed over time
+    distance: Tensor  # of predictions to the next virtual states
+    shaping: Tensor
+    path_cost: Tensor
+
+
+def lifted_loss(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    cfg: LiftedConfig,
+    window: Tensor,
+    states: Tensor,
+    actions: Tensor,
+) -> Lifted:
+    """L = defect sum_t d(f(s_t, a_t), s_{t+1}) + shaping sum_t l_n(s_t, a_t..) + path_cost J(s, a).
+
+    l_n is `lookahead_cost`; with n = 1 and a stop-gradient on every s_t that enters the model this
+    is the loss of Psenka et al. 2026, arXiv:2602.00475. J is the cost that the path promises.
+    window (B, h * Z), states (B, K, H + 1, Z), actions (B, K, H, A) -> (B, K) each.
+    One batched model call, and one more for every further step of the lookahead.
+    """
+    inputs = windows(model, window, states)
+    transition = model.predict(inputs.detach() if cfg.stop_gradient else inputs, actions)
+    gap = distance(cfg.distance, transition.next, states[..., 1:, :]).sum(-1)
+    shaping = promised = torch.zeros_like(gap)
+    if cfg.shaping:
+        ahead = lookahead_cost(model, objective, discount, cfg.lookahead, transition, actions)
+        shaping = ahead.sum(-1)
+    if cfg.path_cost:
+        promised = path_cost(model, objective, discount, transition, states)
+    loss = cfg.defect * gap + cfg.shaping * shaping + cfg.path_cost * promised
+    return Lifted(loss, gap, shaping, promised)
 
 
 def distance(kind: str, predicted: Tensor, states: Tensor) -> Tensor:
@@ -40,148 +87,79 @@ def distance(kind: str, predicted: Tensor, states: Tensor) -> Tensor:
     return 0.5 * (predicted - states).square().sum(-1)
 
 
-def lifted_loss(
+def lookahead_cost(
     model: WorldModel,
     objective: Objective,
     discount: float,
-    states: Tensor,
+    steps: int,
+    first: Transition,
     actions: Tensor,
-    weight: float,
-    kind: str,
-    stop_gradient: bool,
-) -> Lifted:
-    """L = sum_t d(f(s_t, a_t), s_{t+1}) + weight * sum_t shaping(s_t, a_t, f(s_t, a_t)).
+) -> Tensor:
+    """Cost of following the plan for `steps` control steps from every virtual state, then stopping.
 
-    With `stop_gradient` every s_t that enters the model is a constant. states (B, K, H + 1, Z),
-    actions (B, K, H, A) -> (B, K) each. One batched model call.
-    Psenka et al. 2026, arXiv:2602.00475.
+    All H lookaheads run side by side, so this is steps - 1 model calls whatever the horizon; those
+    that reach the end of the plan stop there. `first` (B, K, H, ...) is the first step of each,
+    actions (B, K, H, A) -> (B, K, H).
     """
-    inputs = states[..., :-1, :]
-    transition: Transition = model.predict(inputs.detach() if stop_gradient else inputs, actions)
-    gap = distance(kind, transition.next, states[..., 1:, :]).sum(-1)
-    shaping = objective.shaping(model, transition, discount).sum(-1)
-    return Lifted(gap + weight * shaping, gap, shaping)
+    if steps == 1:
+        return objective.shaping(model, first, discount)
+    cost, weight = objective.stage(first), torch.full_like(actions[..., 0], discount)
+    if first.continues is not None:
+        weight = weight * first.continues
+    ends, window = first.next, push(model, first.state, first.next)
+    for i in range(1, min(steps, actions.shape[-2])):
+        count = actions.shape[-2] - i  # lookaheads that have another step to go
+        window = window[..., :count, :]
+        transition = model.predict(window, actions[..., i:, :])
+        going = weight[..., :count]
+        stage = going * objective.stage(transition)
+        cost = torch.cat([cost[..., :count] + stage, cost[..., count:]], -1)
+        weight = torch.cat([going * after(transition, discount), weight[..., count:]], -1)
+        ends = torch.cat([transition.next, ends[..., count:, :]], -2)
+        window = push(model, window, transition.next)
+    return cost + weight * objective.terminal(model, ends)
+
+
+def path_cost(
+    model: WorldModel, objective: Objective, discount: float, move: Transition, states: Tensor
+) -> Tensor:
+    """What a path promises: its cost along the virtual states, `trajectory_cost` if it is feasible.
+
+    `move` (B, K, H, ...) are the predictions made on the way, states (B, K, H + 1, Z) -> (B, K).
+    """
+    along = move._replace(next=states[..., 1:, :])
+    weight = torch.full_like(states[..., 1:, 0], discount)
+    if move.continues is not None:
+        weight = weight * move.continues
+    # What a step counts depends on the steps before it.
+    weight = torch.cat([torch.ones_like(weight[..., :1]), weight.cumprod(-1)], -1)
+    stages = (weight[..., :-1] * objective.stage(along)).sum(-1)
+    return stages + weight[..., -1] * objective.terminal(model, states[..., -1, :])
 
 
 def lifted_cost(
     model: WorldModel,
     objective: Objective,
     discount: float,
+    kind: str,
+    window: Tensor,
     states: Tensor,
     actions: Tensor,
-    kind: str,
 ) -> Tensor:
-    """What a path promises plus how much of it is made up: its cost along the virtual states and
-    the summed distance of its predictions to them.
+    """What a path promises plus how much of it is made up (its summed distance): (B, K).
 
-    states (B, K, H + 1, Z), actions (B, K, H, A) -> (B, K). One batched model call.
+    window (B, h * Z), states (B, K, H + 1, Z), actions (B, K, H, A). One batched model call.
     """
-    transition = model.predict(states[..., :-1, :], actions)
-    weight = torch.full_like(actions[..., 0], discount)
-    if transition.continues is not None:
-        weight = weight * transition.continues
-    # What a step counts depends on the steps before it.
-    weight = torch.cat([torch.ones_like(weight[..., :1]), weight.cumprod(-1)], -1)
-    promised = (weight[..., :-1] * objective.stage(transition)).sum(-1)
-    promised = promised + weight[..., -1] * objective.terminal(model, transition.next[..., -1, :])
-    return promised + distance(kind, transition.next, states[..., 1:, :]).sum(-1)
+    move = model.predict(windows(model, window, states), actions)
+    gap = distance(kind, move.next, states[..., 1:, :]).sum(-1)
+    return path_cost(model, objective, discount, move, states) + gap
 
 
-def defect(model: WorldModel, states: Tensor, actions: Tensor) -> Tensor:
+def defect(model: WorldModel, window: Tensor, states: Tensor, actions: Tensor) -> Tensor:
     """How far a path is from feasible: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
 
-    states (..., H + 1, Z), actions (..., H, A) -> (...). One batched model call.
+    window (B, h * Z), states (B, ..., H + 1, Z), actions (B, ..., H, A) -> (B, ...).
+    One batched model call.
     """
-    gap = model.step(states[..., :-1, :], actions) - states[..., 1:, :]
+    gap = model.step(windows(model, window, states), actions) - states[..., 1:, :]
     return gap.square().mean((-2, -1)).sqrt() / model.latent_spread()
-
-
-def noise_scale(schedule: str, progress: float) -> float:
-    """Share of the full noise at `progress` in [0, 1] of its duration; 0 afterwards."""
-    if progress >= 1.0:
-        return 0.0
-    return {
-        "constant": 1.0,
-        "linear": 1.0 - progress,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
-        "exponential": math.exp(-5.0 * progress),
-    }[schedule]
-
-
-def pin(states: Tensor, goal: Tensor | None) -> Tensor:
-    """States (B, K, H + 1, Z) that end in the goal (B, Z), where there is one."""
-    if goal is None:
-        return states
-    last = goal[:, None, None].expand(*states.shape[:2], 1, -1)
-    return torch.cat([states[..., :-1, :], last], -2)
-
-
-def renew(problem: Problem, warm_start: WarmStart, blend: int) -> tuple[WarmStart, int]:
-    """A shifted warm start made to fit the new observation, and the model calls that took.
-
-    The surprise (encoded state minus the state that was expected) is spread, falling linearly,
-    over the first `blend` virtual states instead of being left as a jump; steps that the shift
-    made up are filled by the policy prior where the model has one.
-    """
-    if warm_start.states is None:
-        return warm_start, 0
-    surprise = problem.state - warm_start.states[:, 0]
-    steps = torch.arange(problem.horizon + 1, device=surprise.device)
-    share = (1.0 - steps / blend).clamp_min(0.0).to(surprise.dtype)
-    states = warm_start.states + share[:, None] * surprise.unsqueeze(1)
-    actions, filled = warm_start.actions, warm_start.filled
-    if not filled or not problem.model.supports("policy"):
-        return replace(warm_start, states=states), 0
-    kept = problem.horizon - filled
-    # The rollout's last action, one past the horizon, is not needed; its states are.
-    tail = policy_rollout(problem.model, states[:, kept], filled + 1)
-    actions = torch.cat([actions[:, :kept], problem.actions.project(tail[0][:, :-1])], 1)
-    states = torch.cat([states[:, :kept], tail[1]], 1)
-    return replace(warm_start, actions=actions, states=states), filled
-
-
-def initial_states(
-    problem: Problem,
-    warm_start: WarmStart | None,
-    start: Start,
-    kind: str,
-    rollouts: Rollouts,
-    rng: torch.Generator,
-) -> tuple[Tensor, int]:
-    """Virtual states (B, K, H + 1, Z) to start from, and the model calls that took.
-
-    Cold rows and further restarts by `kind`: "rollout" of their actions, "random" (rollout of
-    uniform actions), "interpolate" (a straight line to the goal, noised), "noise" around s_0.
-    The first restart of warm rows takes the renewed virtual states of the warm start.
-    """
-    batch, count, horizon = start.actions.shape[:3]
-    known = known_rows(warm_start, batch, problem.state.device)
-    state = repeat(problem.state, count)
-    calls = 0
-    if warm_start is not None and warm_start.states is not None and known.all() and count == 1:
-        return warm_start.states.unsqueeze(1), 0
-    if kind == "rollout" and start.states is not None:
-        # The last virtual state enters no prediction; it may start where its predecessor is.
-        states = torch.cat([start.states, start.states[..., -1:, :]], -2)
-    elif kind in ("rollout", "random"):
-        actions = start.actions
-        if kind == "random":
-            actions = problem.actions.sample((count, horizon), rng, state).expand_as(actions)
-        arguments = (problem.model, problem.objective, problem.discount)
-        _, states = rollouts.cost(*arguments, state, actions)
-        calls = horizon
-    else:
-        line = state.unsqueeze(2).expand(-1, -1, horizon + 1, -1)
-        goal = problem.objective.goal()
-        if kind == "interpolate":
-            if goal is None:
-                raise ValueError("states_init 'interpolate' needs an objective with a goal")
-            share = torch.linspace(0, 1, horizon + 1, device=line.device, dtype=line.dtype)
-            line = line + share[:, None] * (goal[:, None, None] - line)
-        noise = problem.normal((count, horizon, line.shape[-1]), rng)
-        free = line[..., 1:, :] + problem.model.latent_spread() * noise
-        states = torch.cat([line[..., :1, :], free], -2)
-    if warm_start is not None and warm_start.states is not None:
-        first = fill(known, warm_start.states, states[:, 0])
-        states = torch.cat([first.unsqueeze(1), states[:, 1:]], 1)
-    return states, calls

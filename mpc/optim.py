@@ -17,28 +17,21 @@ class Adam(NamedTuple):
 
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
+    steps: Tensor  # how many gradients they have seen, of any shape that broadcasts
 
     @staticmethod
     def zeros(like: Tensor) -> Adam:
         """Moments of a fresh optimiser for a variable shaped `like`."""
-        return Adam(torch.zeros_like(like), torch.zeros_like(like))
+        return Adam(torch.zeros_like(like), torch.zeros_like(like), like.new_zeros(()))
 
-    def step(self, gradient: Tensor, rate: Tensor | float) -> tuple[Tensor, Adam]:
-        """What to subtract from the variable, and the moments afterwards.
-
-        `rate` is the learning rate with the bias of young moments corrected, see `adam_rate`.
-        """
+    def step(self, gradient: Tensor, lr: Tensor | float) -> tuple[Tensor, Adam]:
+        """What to subtract from the variable, and the moments afterwards."""
         mean = torch.lerp(gradient, self.mean, BETAS[0])
         square = torch.lerp(gradient.square(), self.square, BETAS[1])
-        return rate * mean / (square.sqrt() + 1e-8), Adam(mean, square)
-
-
-def adam_rate(lr: float, steps: int) -> float:
-    """Learning rate of Adam's step number `steps` (from 1), moments started from zero.
-
-    lr sqrt(1 - beta_2^t) / (1 - beta_1^t), the efficient form at the end of section 2 of the paper.
-    """
-    return lr * math.sqrt(1 - BETAS[1] ** steps) / (1 - BETAS[0] ** steps)
+        steps = self.steps + 1
+        # The efficient form of the bias correction, at the end of section 2 of the paper.
+        rate = lr * (1 - BETAS[1] ** steps).sqrt() / (1 - BETAS[0] ** steps)
+        return rate * mean / (square.sqrt() + 1e-8), Adam(mean, square, steps)
 
 
 def annealed(lr: float, progress: float, final: float) -> float:

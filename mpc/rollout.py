@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mpc.compilation import compiled
 from mpc.contracts import Objective, PlannerConfig, Transition, WorldModel
+from mpc.history import newest, push
 from mpc.optim import Adam, clip_norm, gradients
 
 
@@ -20,18 +21,18 @@ def trajectory_cost(
 
     J = sum_t w_t stage_t + w_H terminal(s_H), with w_t = discount^t times the predicted
     probability that the episode has not ended before step t.
-    state (B, ..., Z), actions (B, ..., H, A) -> cost (B, ...), states (B, ..., H + 1, Z).
+    state (B, ..., h * Z), actions (B, ..., H, A) -> cost (B, ...), states (B, ..., H + 1, Z).
     """
-    states = [state]
+    states = [newest(model, state)]
     weight: Tensor | float = 1.0
     cost: Tensor | float = 0.0
     for action in actions.unbind(-2):
         transition = model.predict(state, action)
         cost = cost + weight * objective.stage(transition)
         weight = weight * after(transition, discount)
-        state = transition.next
-        states.append(state)
-    return cost + weight * objective.terminal(model, state), torch.stack(states, -2)
+        states.append(transition.next)
+        state = push(model, state, transition.next)
+    return cost + weight * objective.terminal(model, states[-1]), torch.stack(states, -2)
 
 
 def after(transition: Transition, discount: float) -> Tensor | float:
@@ -51,15 +52,16 @@ def policy_rollout(
     """Actions that the policy prior takes over `horizon` predicted steps, and where it takes them.
 
     Without `noise` the mode of the policy; with it a sample, of the policy's own spread or of
-    `std` around the mode. state (..., Z), noise (..., H, A) standard normal
+    `std` around the mode. state (..., h * Z), noise (..., H, A) standard normal
     -> actions (..., H, A) in [-1, 1], states s_0..s_{H-1} (..., H, Z).
     The last action needs no prediction, so this is H - 1 model calls.
     """
     actions: list[Tensor] = []
-    states = [state]
+    states = [newest(model, state)]
     for t in range(horizon):
         if t:
-            states.append(model.step(states[-1], actions[-1]))
+            states.append(model.step(state, actions[-1]))
+            state = push(model, state, states[-1])
         draw = None if noise is None else noise[..., t, :]
         if draw is None or std is None:
             actions.append(model.policy(states[-1], draw))

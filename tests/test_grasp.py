@@ -1,6 +1,7 @@
 """GRASP: its gradients against finite differences, its steps against pencil and paper."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,18 +25,17 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.descent import Start
-from mpc.lifting import (
-    DISTANCES,
+from mpc.grasp import GraspConfig, beside
+from mpc.lifting import DISTANCES, Lifted, LiftedConfig, distance, lifted_cost, lifted_loss
+from mpc.rollout import EAGER
+from mpc.virtual_states import (
     SCHEDULES,
-    distance,
+    draw_for,
     initial_states,
-    lifted_cost,
-    lifted_loss,
     noise_scale,
     pin,
     renew,
 )
-from mpc.rollout import EAGER
 from world_models import PointMass
 
 WEIGHT, DISCOUNT = 0.7, 0.9
@@ -68,9 +68,12 @@ class Lift:
         self.objective: Objective = Weighted({**parts, "effort": (0.2, Effort())})
 
     def loss(self, kind: str, stop: bool, states: Tensor, actions: Tensor) -> Tensor:
-        return lifted_loss(
-            self.model, self.objective, DISCOUNT, states, actions, WEIGHT, kind, stop
-        ).loss
+        cfg = LiftedConfig(distance=kind, shaping=WEIGHT, stop_gradient=stop)
+        return self.lifted(cfg, states, actions).loss
+
+    def lifted(self, cfg: LiftedConfig, states: Tensor, actions: Tensor) -> Lifted:
+        window = states[:, 0, 0]  # what it holds besides s_0 matters to models with a history only
+        return lifted_loss(self.model, self.objective, DISCOUNT, cfg, window, states, actions)
 
     def expected(self, kind: str, inputs: Tensor, targets: Tensor, actions: Tensor) -> float:
         """The loss from its definition, states as inputs of the model and as targets apart."""
@@ -119,9 +122,8 @@ def test_the_lifted_loss_is_its_formula(kind: str) -> None:
     assert loss.shape == (2, 2)
     expected = lift.expected(kind, lift.states, lift.states, lift.actions)
     assert float(loss.sum()) == pytest.approx(expected)
-    parts = lifted_loss(
-        lift.model, lift.objective, DISCOUNT, lift.states, lift.actions, WEIGHT, kind, True
-    )
+    cfg = LiftedConfig(distance=kind, shaping=WEIGHT)
+    parts = lift.lifted(cfg, lift.states, lift.actions)
     torch.testing.assert_close(parts.distance + WEIGHT * parts.shaping, parts.loss)
 
 
@@ -411,7 +413,8 @@ def first_states(
     rng = torch.Generator().manual_seed(seed)
     shape = (problem.batch, 3, problem.horizon, problem.actions.dim)
     start = Start(torch.rand(shape, generator=rng, dtype=torch.float64) - 0.5, None, 0)
-    states, calls = initial_states(problem, warm, start, kind, EAGER, rng)
+    draw = draw_for(problem, kind, 3, rng)
+    states, calls = initial_states(problem, warm, start, kind, EAGER, draw)
     assert states.shape == (*shape[:2], problem.horizon + 1, problem.state.shape[1])
     assert torch.equal(states[:, :, 0], problem.state.unsqueeze(1).expand(-1, 3, -1))
     return states, start, calls
@@ -562,18 +565,58 @@ def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
     """And off the rollout it is what the states promise plus the gaps between them."""
     lift = Lift()
     model = Fading()
-    arguments = (model, lift.objective, DISCOUNT)
+    arguments, window = (model, lift.objective, DISCOUNT), lift.states[:, 0, 0]
     cost, states = trajectory_cost(*arguments, lift.states[:, :, 0], lift.actions)
-    torch.testing.assert_close(lifted_cost(*arguments, states, lift.actions, "mse"), cost)
-    promised, weight = 0.0, 1.0
+    found = lifted_cost(*arguments, "mse", window, states, lift.actions)
+    torch.testing.assert_close(found, cost)
+    promised, gaps, weight = 0.0, 0.0, 1.0
     for t in range(3):
-        move = model.predict(lift.states[:, :, t], lift.actions[:, :, t])
-        promised = promised + weight * lift.objective.stage(move)
-        promised = promised + distance("huber", move.next, lift.states[:, :, t + 1])
+        state, after = lift.states[:, :, t], lift.states[:, :, t + 1]
+        move = model.predict(state, lift.actions[:, :, t])
+        promised = promised + weight * lift.objective.stage(move._replace(next=after))
+        gaps = gaps + distance("huber", move.next, after)
         weight = weight * DISCOUNT * move.continues
-    promised = promised + weight * lift.objective.terminal(model, move.next)
-    found = lifted_cost(*arguments, lift.states, lift.actions, "huber")
-    torch.testing.assert_close(found, promised)
+    promised = promised + weight * lift.objective.terminal(model, after)
+    found = lifted_cost(*arguments, "huber", window, lift.states, lift.actions)
+    torch.testing.assert_close(found, promised + gaps)
+    # It is also what the loss of plain collocation is made of.
+    lift.model = model
+    parts = lift.lifted(LiftedConfig(shaping=0.0, path_cost=2.0), lift.states, lift.actions)
+    torch.testing.assert_close(parts.path_cost, promised)
+    torch.testing.assert_close(parts.loss, parts.distance + 2.0 * promised)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_lookahead_is_the_cost_of_a_short_plan_from_every_virtual_state(steps: int) -> None:
+    lift = Lift()
+    lift.model = Fading()
+    expected = 0.0
+    for t in range(3):
+        actions = lift.actions[:, :, t : t + steps]
+        start = lift.states[:, :, t]
+        expected += trajectory_cost(lift.model, lift.objective, DISCOUNT, start, actions)[0]
+    found = lift.lifted(LiftedConfig(lookahead=steps), lift.states, lift.actions)
+    torch.testing.assert_close(found.shaping, expected)
+
+
+def test_a_lookahead_over_the_whole_plan_from_its_start_is_direct_backpropagation(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    """With virtual states that the shaping alone does not move, a_0 sees all that follows it."""
+    lift = Lift()
+    actions = lift.actions.clone().requires_grad_()
+    cost = trajectory_cost(lift.model, lift.objective, DISCOUNT, lift.states[:, :, 0], actions)[0]
+    (whole,) = torch.autograd.grad(cost.sum(), actions)
+    cfg = LiftedConfig(lookahead=3, defect=0.0)
+    loss = lift.lifted(cfg, lift.states, actions).loss
+    (lifted,) = torch.autograd.grad(loss.sum(), actions)
+    torch.testing.assert_close(lifted[:, :, 0], whole[:, :, 0])
+    # One step sees one step: on the integrator, longer lookaheads find better plans.
+    options = {"restarts": 1, "iterations": 60, "noise": 0.0, "select": "rollout"}
+    costs = [plan("grasp", integrator, lookahead=n, **options).cost.mean() for n in (1, 5)]
+    best = plan("gradient", integrator, iterations=300, restarts=1).cost.mean()
+    assert abs(costs[1] - best) < 0.02 * abs(best)
+    assert costs[0] > costs[1]
 
 
 def test_the_cheapest_restart_by_the_lifted_cost_is_returned(
@@ -587,7 +630,7 @@ def test_the_cheapest_restart_by_the_lifted_cost_is_returned(
 
     monkeypatch.setattr("mpc.grasp.lifted_cost", keep)
     found = plan("grasp", integrator, restarts=5, states_init="noise")
-    (*_, actions, _), cost = scored[0]
+    (*_, actions), cost = scored[0]
     torch.testing.assert_close(found.cost, cost.min(1).values)
     assert torch.equal(found.actions, actions[torch.arange(3), cost.argmin(1)])
     assert not torch.allclose(cost.min(1).values, cost.max(1).values)
@@ -628,9 +671,117 @@ def test_with_stop_gradient_a_goal_alone_pulls_on_the_last_action_alone(reach: A
     torch.testing.assert_close(found.actions[0, -1], torch.tensor([-1.0, 1.0]).double())
 
 
+# ---- the rest of the options
+
+
+def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
+    latent_task: Problem, plan: Callable[..., Plan], count_calls: Any
+) -> None:
+    """By default: one step for the tail, iterations, the choice, the defect; however long."""
+    warm = shift(plan("grasp", latent_task, select="auto").warm_start)
+    calls = count_calls(latent_task.model)
+    found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3)
+    assert calls.rows == [3] + [3 * 4 * 5] * 4 + [3 * 5]
+    assert found.diagnostics.forward_calls == 6
+    # Cold plans, and plans with sync, are chosen by their rollout.
+    calls.rows.clear()
+    plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)
+    assert calls.rows == [3 * 4] * 4 + [3 * 4 * 5] * 3 + [3 * 5] * 5 + [3 * 5]
+    calls.rows.clear()
+    plan("grasp", latent_task, warm, select="auto", iterations=2, restarts=1, sync_every=2)
+    assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
+
+
+def test_restarts_beside_a_warm_plan_follow_the_policy_at_its_states(
+    homing: Any, problem_of: Callable[..., Problem]
+) -> None:
+    problem = drifting(problem_of, homing)
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 4, 2, generator=rng, dtype=torch.float64)
+    warm = WarmStart(torch.full((2, 4, 2), 0.25).double(), scattered(problem, 0.3))
+    actions, states = beside(problem, warm, GraspConfig(restarts=3, init_std=0.1), noise)
+    assert torch.equal(states, warm.states.unsqueeze(1).expand(-1, 3, -1, -1))
+    assert torch.equal(actions[:, 0], warm.actions)
+    policy = (-warm.states[:, :-1]).clamp(-1, 1).unsqueeze(1)
+    torch.testing.assert_close(actions[:, 1:], (policy + 0.1 * noise).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("tail", ["repeat", "zero"])
+def test_other_tails(tail: str, homing: Any, problem_of: Callable[..., Problem]) -> None:
+    problem = drifting(problem_of, homing)
+    old = WarmStart(torch.rand(2, 4, 2).double(), scattered(problem, 1.0))
+    renewed, calls = renew(problem, shift(old, 2), 1, tail)
+    assert calls == 2
+    expected = 0.0 * old.actions[:, -1] if tail == "zero" else old.actions[:, -1]
+    for t in (2, 3):
+        assert torch.equal(renewed.actions[:, t], expected)
+        torch.testing.assert_close(renewed.states[:, t + 1], renewed.states[:, t] + expected)
+
+
+def test_moments_go_on_where_they_were(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    """Two plans of n iterations that hand their moments on are one plan of 2 n iterations."""
+    options = {"restarts": 1, "noise": 0.0, "final_lr": 1.0, "state_optimizer": "adam"}
+    whole = plan("grasp", integrator, iterations=8, **options)
+    halves = {}
+    for keep in (True, False):
+        first = plan("grasp", integrator, iterations=4, keep_moments=keep, **options)
+        warm = first.warm_start
+        halves[keep] = plan("grasp", integrator, warm, iterations=4, keep_moments=keep, **options)
+    torch.testing.assert_close(halves[True].actions, whole.actions)
+    torch.testing.assert_close(halves[True].states, whole.states)
+    assert not torch.allclose(halves[False].actions, whole.actions, atol=1e-3)
+
+
+def test_moments_of_forgotten_rows_start_afresh(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    options = {"restarts": 2, "keep_moments": True, "select": "auto"}
+    warm = plan("grasp", integrator, **options).warm_start
+    known = torch.tensor([True, False, True])
+    mixed = plan("grasp", integrator, replace(warm, known=known), **options)
+    for start, rows in ((warm, known), (None, ~known)):
+        alone = plan("grasp", integrator, start, **options)
+        assert torch.equal(mixed.actions[rows], alone.actions[rows])
+        for name, x in mixed.warm_start.moments.items():
+            assert torch.equal(x[rows], alone.warm_start.moments[name][rows])
+
+
+def test_iterations_end_when_the_loss_settles(
+    integrator: Problem, plan: Callable[..., Plan]
+) -> None:
+    options = {"iterations": 400, "noise": 0.0, "restarts": 2}
+    early = plan("grasp", integrator, tolerance=1e-3, **options)
+    late = plan("grasp", integrator, **options)
+    assert 2 < early.diagnostics.iterations < late.diagnostics.iterations == 400
+    loss = early.diagnostics.trace["loss"]
+    assert len(loss) == early.diagnostics.iterations
+    assert abs(loss[-1] - loss[-2]) <= 1e-3 * abs(loss[-2])
+    assert (early.cost - late.cost).abs().max() < 0.05 * late.cost.abs().max()
+
+
+@pytest.mark.parametrize("name", ["cem", "gradient"])
+def test_any_planner_may_do_the_sync(
+    name: str, integrator: Problem, plan: Callable[..., Plan], count_calls: Any
+) -> None:
+    """The cheapest restart is improved by it, and the calls it makes are counted."""
+    options = {"iterations": 2, "sync_every": 2, "sync_steps": 5, "select": "rollout"}
+    loose = plan("grasp", integrator, iterations=2, select="rollout")
+    calls = count_calls(integrator.model)
+    synced = plan("grasp", integrator, sync_planner=name, **options)
+    assert (synced.cost < loose.cost - 0.01).all()
+    assert synced.diagnostics.forward_calls == len(calls.rows)
+    assert synced.diagnostics.backward_calls == sum(calls.differentiated)
+
+
 REFUSED = {
     "horizon": [0],
     "iterations": [0],
+    "tolerance": [-0.1],
+    "defect": [-1.0],
+    "lookahead": [0],
+    "path_cost": [-1.0],
+    "sync_planner": ["simplex"],
+    "tail": ["random"],
     "restarts": [0, -1],
     "init_std": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
@@ -662,9 +813,13 @@ def test_nonsense_is_refused_by_name(option: str, value: Any) -> None:
 
 
 def test_every_option_is_either_checked_or_a_switch() -> None:
-    from mpc.grasp import GraspConfig
-
-    assert set(GraspConfig.options()) == {*REFUSED, "compile", "deadline_ms", "stop_gradient"}
+    assert set(GraspConfig.options()) == {
+        *REFUSED,
+        "compile",
+        "deadline_ms",
+        "stop_gradient",
+        "keep_moments",
+    }
 
 
 def test_huber_is_torchs_with_threshold_one() -> None:
