@@ -41,6 +41,8 @@ from mpc.virtual_states import (
 )
 from mpc.warm_start import fill, known_rows
 
+PARALLEL = ("lifted", "lookahead")  # choices that need no rollout over the horizon
+
 
 @dataclass(frozen=True)
 class GraspConfig(LiftedConfig):
@@ -49,7 +51,8 @@ class GraspConfig(LiftedConfig):
     iterations: int = 2  # steps on states and actions
     tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
     restarts: int = 4  # paths that are improved side by side; the best is the plan
-    init_std: float = 1.0  # spread of the other restarts around the first
+    lookahead: int = 3  # control steps that shaping looks ahead from every virtual state
+    init_std: float = 0.3  # spread of the other restarts
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     state_optimizer: str = "sgd"  # sgd or adam
     state_lr: float = 1.0  # with sgd and mse, 1 moves a state onto its prediction
@@ -58,10 +61,10 @@ class GraspConfig(LiftedConfig):
     noise_schedule: str = "linear"  # how it falls: constant, linear, cosine, exponential
     noise_until: float = 0.5  # share of the iterations after which there is no noise
     noise_every: int = 1  # iterations for which one draw of the noise is held
-    sync_every: int = 2  # iterations between synchronisations with the true rollout; 0: never
+    sync_every: int = 0  # iterations between synchronisations with the true rollout; 0: never
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
-    select: str = "auto"  # the plan is the cheapest by: rollout, lifted (no rollout), or auto
+    select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
     tail: str = "policy"  # actions of steps that a warm start lacks: policy, repeat, zero
     keep_moments: bool = False  # hand the optimisers' moments to the next plan
@@ -72,7 +75,7 @@ class GraspConfig(LiftedConfig):
         self.one_of("states_init", STATE_STARTS)
         self.one_of("state_optimizer", ("sgd", "adam"))
         self.one_of("noise_schedule", SCHEDULES)
-        self.one_of("select", ("auto", "rollout", "lifted"))
+        self.one_of("select", ("auto", "rollout", *PARALLEL))
         self.one_of("tail", TAILS)
         self.one_of("sync_planner", tuple(PLANNERS.names()))
         for option in ("tolerance", "noise", "sync_every"):
@@ -182,8 +185,8 @@ class Grasp(Planner[GraspConfig]):
         cfg = self.config
         model = (problem.model, problem.objective, problem.discount)
         spread = problem.model.latent_spread()
-        chosen_lifted = self._chosen_lifted(problem, warm_start)
-        path, forward = self._start(problem, warm_start, chosen_lifted, rng)
+        in_parallel = self._chosen_in_parallel(problem, warm_start)
+        path, forward = self._start(problem, warm_start, in_parallel, rng)
         first, backward, done = path.actions[:, :1], 0, 0
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses: list[Tensor] = []
@@ -204,7 +207,7 @@ class Grasp(Planner[GraspConfig]):
                 break
         synced = cfg.sync_every > 0 and done % cfg.sync_every == 0
         actions, states, cost, last_calls = self._candidates(
-            problem, path, first, chosen_lifted, synced
+            problem, path, first, in_parallel, synced
         )
         best = finite_or_worst(cost).argmin(1)
         moments = self._moments(path, best) if cfg.keep_moments else {}
@@ -219,18 +222,35 @@ class Grasp(Planner[GraspConfig]):
         after = WarmStart(actions, states, moments=moments)
         return Plan(actions, pick(cost, best), states, after, diagnostics)
 
-    def _chosen_lifted(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
-        """Rows (B,) bool whose plan is chosen by the lifted cost, without a rollout."""
+    def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
+        """Rows (B,) bool whose plan is chosen without a rollout."""
         if self.config.select == "auto" and not self.config.sync_every:
             return warm_rows(problem, warm_start)
-        row = torch.tensor(self.config.select == "lifted", device=problem.state.device)
+        row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)
+
+    def _parallel_cost(self, problem: Problem, path: Path) -> Tensor:
+        """Costs (B, K) to choose by, with model calls that are batched over time.
+
+        Of the whole lifted path, or where values judge what comes later, of the first lookahead,
+        which begins at s_0 and is not made up at all.
+        """
+        cfg = self.config
+        model = (problem.model, problem.objective, problem.discount)
+        if self._looks_ahead(problem):
+            window = repeat(problem.state, cfg.restarts)
+            return self._rollouts.cost(*model, window, path.actions[..., : cfg.lookahead, :])[0]
+        return lifted_cost(*model, cfg, problem.state, path.states, path.actions)
+
+    def _looks_ahead(self, problem: Problem) -> bool:
+        select = self.config.select
+        return select == "lookahead" or (select == "auto" and problem.model.supports("value"))
 
     def _start(
         self,
         problem: Problem,
         warm_start: WarmStart | None,
-        chosen_lifted: Tensor,
+        in_parallel: Tensor,
         rng: torch.Generator,
     ) -> tuple[Path, int]:
         """Where the iterations begin, and the model calls that took."""
@@ -241,7 +261,7 @@ class Grasp(Planner[GraspConfig]):
         draw = draw_for(problem, cfg.states_init, cfg.restarts, rng)
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
-        parallel = chosen_lifted & warm_rows(problem, warm_start)
+        parallel = in_parallel & warm_rows(problem, warm_start)
         if not parallel.all():
             start = restarts(problem, warm_start, cfg, self._rollouts, noise)
             states, more = initial_states(
@@ -303,7 +323,7 @@ class Grasp(Planner[GraspConfig]):
         return bool(((before - now).abs() <= self.config.tolerance * before.abs()).all())
 
     def _candidates(
-        self, problem: Problem, path: Path, first: Tensor, chosen_lifted: Tensor, synced: bool
+        self, problem: Problem, path: Path, first: Tensor, in_parallel: Tensor, synced: bool
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Actions, virtual states and costs of the plans to choose from, and the model calls.
 
@@ -314,10 +334,10 @@ class Grasp(Planner[GraspConfig]):
         cfg, goal = self.config, problem.objective.goal()
         model = (problem.model, problem.objective, problem.discount)
         actions, states, cost, calls = path.actions, path.states, None, 0
-        if chosen_lifted.any():
-            cost = lifted_cost(*model, cfg.distance, problem.state, states, actions)
-            calls = 1
-        if not chosen_lifted.all():
+        if in_parallel.any():
+            cost = self._parallel_cost(problem, path)
+            calls = min(cfg.lookahead, problem.horizon) if self._looks_ahead(problem) else 1
+        if not in_parallel.all():
             actions = torch.cat([actions, first], 1)
             window = repeat(problem.state, actions.shape[1])
             true, rolled = self._rollouts.cost(*model, window, actions)
@@ -326,7 +346,7 @@ class Grasp(Planner[GraspConfig]):
             if cost is not None:
                 # Rows that are chosen by the lifted cost have no candidate more.
                 cost = torch.cat([cost, torch.full_like(cost[:, :1], torch.inf)], 1)
-                true = fill(chosen_lifted, cost, true)
+                true = fill(in_parallel, cost, true)
             cost = true
         assert cost is not None
         return actions, states, cost, calls

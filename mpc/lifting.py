@@ -141,18 +141,18 @@ def lifted_cost(
     model: WorldModel,
     objective: Objective,
     discount: float,
-    kind: str,
+    cfg: LiftedConfig,
     window: Tensor,
     states: Tensor,
     actions: Tensor,
 ) -> Tensor:
-    """What a path promises plus how much of it is made up (its summed distance): (B, K).
+    """What a path promises plus how much of it is made up (its weighted distance): (B, K).
 
     window (B, h * Z), states (B, K, H + 1, Z), actions (B, K, H, A). One batched model call.
     """
     move = model.predict(windows(model, window, states), actions)
-    gap = distance(kind, move.next, states[..., 1:, :]).sum(-1)
-    return path_cost(model, objective, discount, move, states) + gap
+    gap = distance(cfg.distance, move.next, states[..., 1:, :]).sum(-1)
+    return path_cost(model, objective, discount, move, states) + cfg.defect * gap
 
 
 def defect(model: WorldModel, window: Tensor, states: Tensor, actions: Tensor) -> Tensor:

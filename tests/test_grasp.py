@@ -40,7 +40,14 @@ from world_models import PointMass
 
 WEIGHT, DISCOUNT = 0.7, 0.9
 # What these tests are about must not move with the defaults.
-PLAIN = {"iterations": 5, "restarts": 4, "init_std": 0.5, "sync_every": 0, "select": "lifted"}
+PLAIN = {
+    "iterations": 5,
+    "restarts": 4,
+    "init_std": 0.5,
+    "lookahead": 1,
+    "sync_every": 0,
+    "select": "lifted",
+}
 
 
 @pytest.fixture
@@ -549,7 +556,7 @@ def test_no_plan_is_worse_than_its_warm_start(
 ) -> None:
     """Wild steps from a good plan lead away from it; the plan stays."""
     good = plan("gradient", integrator, iterations=200)
-    wild = {"action_lr": 1.0, "noise": 1.0, "init_std": 1.0}
+    wild = {"action_lr": 3.0, "noise": 1.0, "restarts": 1}
     kept = plan("grasp", integrator, good.warm_start, select="rollout", **wild)
     torch.testing.assert_close(kept.cost, good.cost)
     torch.testing.assert_close(kept.actions, good.actions)
@@ -558,7 +565,7 @@ def test_no_plan_is_worse_than_its_warm_start(
     true, _ = trajectory_cost(
         integrator.model, integrator.objective, 1.0, integrator.state, lost.actions
     )
-    assert (true > good.cost + 0.1).all()
+    assert (true > good.cost + 0.1).any() and (true >= good.cost - 1e-9).all()
 
 
 def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
@@ -567,7 +574,7 @@ def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
     model = Fading()
     arguments, window = (model, lift.objective, DISCOUNT), lift.states[:, 0, 0]
     cost, states = trajectory_cost(*arguments, lift.states[:, :, 0], lift.actions)
-    found = lifted_cost(*arguments, "mse", window, states, lift.actions)
+    found = lifted_cost(*arguments, LiftedConfig(), window, states, lift.actions)
     torch.testing.assert_close(found, cost)
     promised, gaps, weight = 0.0, 0.0, 1.0
     for t in range(3):
@@ -577,8 +584,9 @@ def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
         gaps = gaps + distance("huber", move.next, after)
         weight = weight * DISCOUNT * move.continues
     promised = promised + weight * lift.objective.terminal(model, after)
-    found = lifted_cost(*arguments, "huber", window, lift.states, lift.actions)
-    torch.testing.assert_close(found, promised + gaps)
+    cfg = LiftedConfig(distance="huber", defect=3.0)
+    found = lifted_cost(*arguments, cfg, window, lift.states, lift.actions)
+    torch.testing.assert_close(found, promised + 3.0 * gaps)
     # It is also what the loss of plain collocation is made of.
     lift.model = model
     parts = lift.lifted(LiftedConfig(shaping=0.0, path_cost=2.0), lift.states, lift.actions)
@@ -677,12 +685,23 @@ def test_with_stop_gradient_a_goal_alone_pulls_on_the_last_action_alone(reach: A
 def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     latent_task: Problem, plan: Callable[..., Plan], count_calls: Any
 ) -> None:
-    """By default: one step for the tail, iterations, the choice, the defect; however long."""
+    """One step for the tail, iterations, the choice by the first lookahead, the defect."""
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3)
-    assert calls.rows == [3] + [3 * 4 * 5] * 4 + [3 * 5]
+    assert calls.rows == [3] + [3 * 4 * 5] * 3 + [3 * 4] + [3 * 5]
     assert found.diagnostics.forward_calls == 6
+    calls.rows.clear()
+    found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3)
+    # Lookaheads from the last two virtual states end with the plan.
+    assert calls.rows == [3] + [60, 48, 36] * 2 + [3 * 4] * 3 + [3 * 5]
+    assert found.diagnostics.backward_calls == 6
+    short = len(calls.rows)
+    longer = replace(latent_task, horizon=40)
+    warm_long = shift(plan("grasp", longer).warm_start)
+    calls.rows.clear()
+    plan("grasp", longer, warm_long, select="auto", iterations=2, lookahead=3)
+    assert len(calls.rows) == short, "not one call more for a plan eight times as long"
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
     plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)

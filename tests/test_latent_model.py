@@ -328,7 +328,7 @@ def test_only_a_true_end_cuts_the_future_off(terminated: bool, value: float) -> 
 
 
 def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """r + discount (1 - terminated) min over members of Q'(encode(o'), policy), per step."""
+    """Rewards to the end of the window or episode, then min over members of Q'(z, policy)."""
     trainer, seen = make_trainer(discount=0.8, horizon=2), []
     for parameter in [*trainer.model.parameters(), *trainer.target.parameters()]:
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(5))
@@ -341,22 +341,22 @@ def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("world_models.training.cross_entropy", keep)
     rng = torch.Generator().manual_seed(0)
     obs, rewards = torch.randn(3, 4, 2, generator=rng), torch.randn(2, 4, generator=rng)
-    ends = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+    ends = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
     batch = Batch(obs, torch.zeros(2, 4, 1), rewards, ends)
     # The policy's sample uses the trainer's next noise; a copy of its generator foretells it.
     twin = torch.Generator()
     twin.set_state(trainer.rng.get_state())
-    noise = torch.randn(2, 3, 4, 1, generator=twin)[0, 1:]
+    noise = torch.randn(4, 4, 1, generator=twin)[0]
     with torch.no_grad():
-        ahead = trainer.model.encode(obs[1:])
+        ahead = trainer.model.encode(obs[2])
         action = trainer.model.policy(ahead, noise)
         inputs = torch.cat([ahead, action], -1)
         worth = expectation(trainer.target(inputs), trainer.model.bins)
     expected = torch.empty(2, 4)
-    for t in range(2):
-        for b in range(4):
-            future = min(float(worth[0, t, b]), float(worth[1, t, b]))
-            expected[t, b] = rewards[t, b] + 0.8 * (1 - ends[t, b]) * future
+    for b in range(4):
+        future = min(float(worth[0, b]), float(worth[1, b]))
+        expected[1, b] = rewards[1, b] + 0.8 * (1 - ends[1, b]) * future
+        expected[0, b] = rewards[0, b] + 0.8 * (1 - ends[0, b]) * expected[1, b]
     trainer.update(batch)
     assert torch.equal(seen[0], rewards)
     torch.testing.assert_close(seen[1], expected)
@@ -365,12 +365,13 @@ def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch)
 def gradients_of(trainer: Trainer, batch: Batch, part: str) -> dict[str, float]:
     """Largest gradient by top-level module of one part of the loss."""
     model = trainer.model
-    noise = torch.randn(2, *batch.obs.shape[:2], 1, generator=torch.Generator().manual_seed(0))
+    shape = (batch.obs.shape[0] + 1, batch.obs.shape[1], 1)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     if part == "policy":
         with torch.no_grad():
             states = model.encode(batch.obs)
         rho = torch.ones(batch.obs.shape[0])
-        loss, *_ = trainer._policy_loss(states.requires_grad_(), noise[1], rho, trainer.scale)
+        loss, *_ = trainer._policy_loss(states.requires_grad_(), noise[1:], rho, trainer.scale)
     else:
         total, metrics, *_ = trainer._compute(*batch, noise, trainer.scale)
         parts = dict(zip(METRICS, metrics, strict=True))
@@ -382,7 +383,7 @@ def gradients_of(trainer: Trainer, batch: Batch, part: str) -> dict[str, float]:
                 z = model.step(z, action)
                 states.append(z)
         rho = trainer.config.rho ** torch.arange(batch.obs.shape[0])
-        policy, *_ = trainer._policy_loss(torch.stack(states), noise[1], rho, trainer.scale)
+        policy, *_ = trainer._policy_loss(torch.stack(states), noise[1:], rho, trainer.scale)
         torch.testing.assert_close(policy.detach(), parts["policy"])
         loss = total - policy
     model.zero_grad()

@@ -65,6 +65,19 @@ def discount_for(episode_steps: int | None) -> float:
     return min(0.995, max(0.95, (share - 1) / share))
 
 
+def n_step_returns(rewards: Tensor, ended: Tensor, future: Tensor, discount: float) -> Tensor:
+    """Returns of all steps of a window, bootstrapped at its end: (H, B).
+
+    G_t = r_t + discount (1 - ended_t) G_{t+1}, with G_H = `future` (B,); rewards, ended (H, B).
+    Rewards travel H times faster into the values than by one-step targets.
+    """
+    found = []
+    for reward, end in zip(rewards.flip(0), ended.flip(0), strict=True):
+        future = reward + discount * (1.0 - end) * future
+        found.append(future)
+    return torch.stack(found[::-1])
+
+
 class Trainer:
     """One-step trainer: holds the optimiser, the target values and the running value scale."""
 
@@ -96,9 +109,10 @@ class Trainer:
 
         `progress` is the share of the training that is over; the learning rates depend on it.
         """
-        shape = (self.config.horizon + 1, batch.obs.shape[1], self.model.action_dim)
+        # For the action that values bootstrap from, and for those of the policy loss.
+        shape = (self.config.horizon + 2, batch.obs.shape[1], self.model.action_dim)
         device = self.scale.device
-        noise = torch.randn(2, *shape, generator=self.rng, device=device)
+        noise = torch.randn(shape, generator=self.rng, device=device)
         moved = Batch(*(x.to(device) for x in batch))
         loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,9 +177,10 @@ class Trainer:
         rho = cfg.rho ** torch.arange(cfg.horizon + 1, device=obs.device)
         with torch.no_grad():
             ahead = model.encode(obs[1:])
-            greedy = torch.cat([ahead, model.policy(ahead, noise[0, 1:])], -1)
-            future = expectation(self.target(greedy), bins).amin(0)
-            returns = rewards + self.discount * (1.0 - terminated) * future  # (H, B)
+            last = ahead[-1]
+            greedy = torch.cat([last, model.policy(last, noise[0])], -1)
+            future = expectation(self.target(greedy), bins).amin(0)  # (B,)
+            returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
         z = model.encode(obs[0])
         path, predicted, reward_logits, ends = [z], [], [], []
@@ -188,7 +203,7 @@ class Trainer:
         )
         end_loss = (end_loss.mean(1) * weight).sum()
 
-        policy_loss, entropy, quantiles = self._policy_loss(states.detach(), noise[1], rho, scale)
+        policy_loss, entropy, quantiles = self._policy_loss(states.detach(), noise[1:], rho, scale)
         loss = (
             cfg.consistency * consistency
             + cfg.reward * reward_loss
