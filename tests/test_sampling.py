@@ -24,7 +24,7 @@ def scored() -> tuple[Tensor, Tensor]:
 
 def standard(candidates: Tensor) -> Gaussian:
     shape = (candidates.shape[0], *candidates.shape[2:])
-    return Gaussian(torch.zeros(shape).double(), torch.ones(shape).double())
+    return Gaussian(candidates.new_zeros(shape), candidates.new_ones(shape))
 
 
 def test_cem_refits_to_mean_and_spread_of_the_cheapest(scored: tuple[Tensor, Tensor]) -> None:
