@@ -17,6 +17,7 @@ from mpc.sampling import CEM, EliteConfig, Gaussian
 class ICEMConfig(EliteConfig):
     """Options of iCEM."""
 
+    elites: int = 16  # best candidates, to which the distribution is refitted
     sample_decay: float = 1.25  # every iteration has that many times fewer; 1: all the same
     noise_beta: float = 2.0  # power of the noise falls as 1 / frequency^beta; 0: white, 2: slow
     keep_elites: float = 0.3  # share of them that competes again, also in the next plan

@@ -83,11 +83,13 @@ class SamplingPlanner(Planner[S]):
         dist = self._start(problem, warm_start)
         fixed = self._policy_candidates(problem, rng)
         elites, known = self._handed_over(problem, warm_start)
+        # Coloured noise is periodic: in half of a period the last step need not be like the first.
+        period = 2 * horizon if cfg.noise_beta else horizon
         best = []
         for i in self.iterations(cfg.iterations):
             drawn = cfg.count(i) - 1 - (0 if fixed is None else fixed.shape[1])
-            noise = problem.normal((drawn, horizon, problem.actions.dim), rng)
-            sampled = self.sample(dist, coloured(noise, cfg.noise_beta))
+            noise = problem.normal((drawn, period, problem.actions.dim), rng)
+            sampled = self.sample(dist, coloured(noise, cfg.noise_beta)[:, :horizon])
             if elites is not None:
                 sampled = _replace_last(sampled, elites, known)
             groups = [dist.mean.unsqueeze(1), sampled]
