@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpc.contracts import Problem
 from mpc.registry import register
-from mpc.rollout import finite_or_worst, pick
+from mpc.rollout import EAGER, finite_or_worst, pick
 from mpc.sampling import CEM, EliteConfig, Gaussian
 
 
@@ -18,7 +18,7 @@ class ICEMConfig(EliteConfig):
     """Options of iCEM."""
 
     elites: int = 16  # best candidates, to which the distribution is refitted
-    sample_decay: float = 1.25  # every iteration has that many times fewer; 1: all the same
+    sample_decay: float = 1.25  # every iteration has that many times fewer; only 1 compiles
     noise_beta: float = 2.0  # power of the noise falls as 1 / frequency^beta; 0: white, 2: slow
     keep_elites: float = 0.3  # share of them that competes again, also in the next plan
     momentum: float = 0.1  # share of the old distribution in the next one
@@ -43,6 +43,12 @@ class ICEM(CEM):
     """
 
     Config = ICEMConfig
+
+    def __init__(self, config: ICEMConfig) -> None:
+        super().__init__(config)
+        if config.sample_decay > 1:
+            # Every number of samples would be compiled for itself, which takes minutes.
+            self._rollouts = EAGER
 
     def finish(
         self, problem: Problem, dist: Gaussian, candidates: Tensor, cost: Tensor
