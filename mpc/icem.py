@@ -18,7 +18,7 @@ class ICEMConfig(EliteConfig):
     """Options of iCEM."""
 
     elites: int = 16  # best candidates, to which the distribution is refitted
-    sample_decay: float = 1.25  # every iteration has that many times fewer; only 1 compiles
+    sample_decay: float = 1.25  # every iteration has that many times fewer; only 1 can be compiled
     noise_beta: float = 2.0  # power of the noise falls as 1 / frequency^beta; 0: white, 2: slow
     keep_elites: float = 0.3  # share of them that competes again, also in the next plan
     momentum: float = 0.1  # share of the old distribution in the next one
