@@ -50,7 +50,7 @@ class Memory:
             "counts": torch.tensor([self.age, self.fallbacks, self.overruns]),
         }
         if self.warm_start is not None:
-            for name in ("actions", "states", "std", "known"):
+            for name in ("actions", "states", "std", "elites", "known"):
                 value = getattr(self.warm_start, name)
                 if value is not None:
                     tensors[f"warm_start.{name}"] = value
@@ -184,6 +184,7 @@ class MPCAgent:
             actions=fill(finite, after.actions, safe),
             states=mend(after.states, None if warm is None else warm.states),
             std=mend(after.std, None if warm is None else warm.std),
+            elites=mend(after.elites, None if warm is None else warm.elites),
             moments={k: fill(finite, x, torch.zeros_like(x)) for k, x in after.moments.items()},
             known=finite | usable,
         )

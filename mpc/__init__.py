@@ -1,6 +1,6 @@
 """Planners, objectives and their contracts. Imports none of telic's other packages."""
 
-from mpc import baselines, gradient, grasp, sampling
+from mpc import baselines, gradient, grasp, icem, sampling
 from mpc.contracts import (
     BoxActions,
     Diagnostics,
@@ -39,6 +39,7 @@ __all__ = [
     "forget",
     "gradient",
     "grasp",
+    "icem",
     "make_planner",
     "nearest",
     "register",

@@ -168,6 +168,7 @@ class WarmStart:
     actions: Tensor  # (B, H, A)
     states: Tensor | None = None  # (B, H + 1, Z), after a shift states[:, 0] is what was expected
     std: Tensor | None = None  # (B, H, A), spread of a sampling planner
+    elites: Tensor | None = None  # (B, H, E, A), best candidates of a sampling planner
     moments: Mapping[str, Tensor] = field(default_factory=dict)  # of optimisers, (B, H, ...) each
     known: Tensor | None = None  # (B,) bool, rows that hold a plan; None: all of them
     filled: int = 0  # trailing steps that a shift made up
@@ -179,6 +180,7 @@ class WarmStart:
             actions=change(self.actions),
             states=None if self.states is None else change(self.states),
             std=None if self.std is None else change(self.std),
+            elites=None if self.elites is None else change(self.elites),
             moments={name: change(x) for name, x in self.moments.items()},
         )
 

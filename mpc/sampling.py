@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart
+from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart, expect
+from mpc.noise import coloured
 from mpc.registry import register
 from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 from mpc.warm_start import fill, known_rows
@@ -30,20 +31,27 @@ class SamplingConfig(PlannerConfig):
     samples: int = 128  # candidates per iteration, policy samples included
     policy_samples: int = 24  # of these, drawn from the policy prior where the model has one
     iterations: int = 4  # times that the distribution is refitted
-    max_std: float = 2.0  # where the spread starts; actions lie in [-1, 1]
-    min_std: float = 0.05  # below which it does not shrink
+    noise_beta: float = 0.0  # power of the noise falls as 1 / frequency^beta; 0: white, 2: slow
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
         self.require("samples", self.samples >= 2, "at least 2")
         self.require("iterations", self.iterations >= 1, "at least 1")
+        self.require("noise_beta", self.noise_beta >= 0, "at least 0")
         self.require(
             "policy_samples",
-            0 <= self.policy_samples < self.samples,
-            f"at least 0 and below samples = {self.samples}",
+            0 <= self.policy_samples < self.fewest(),
+            f"at least 0 and below {self.fewest()}, the samples of the last iteration",
         )
-        self.require("min_std", 0 < self.min_std <= self.max_std, "above 0 and at most max_std")
+
+    def count(self, iteration: int) -> int:
+        """How many candidates iteration 0, 1, ... has; never more than the one before."""
+        return self.samples
+
+    def fewest(self) -> int:
+        """Candidates of the last iteration."""
+        return self.count(self.iterations - 1)
 
 
 S = TypeVar("S", bound=SamplingConfig)
@@ -53,6 +61,8 @@ class SamplingPlanner(Planner[S]):
     """Draw candidates around a distribution, score them in the model, refit, repeat."""
 
     narrows = True  # whether the spread of the distribution says how sure the planner is
+    first_std = 1.0  # spread that a plan begins with; actions lie in [-1, 1]
+    kept = 0  # best candidates that compete again in the next iteration
 
     def __init__(self, config: S) -> None:
         super().__init__(config)
@@ -68,27 +78,30 @@ class SamplingPlanner(Planner[S]):
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
-        """Iterate sample and refit; the plan is the mean of the last distribution."""
+        """Iterate sample and refit, then `finish`."""
         cfg, horizon = self.config, problem.horizon
         dist = self._start(problem, warm_start)
         fixed = self._policy_candidates(problem, rng)
-        state = repeat(problem.state, cfg.samples)
-        drawn = cfg.samples - 1 - (0 if fixed is None else fixed.shape[1])
+        elites, known = self._handed_over(problem, warm_start)
+        # Coloured noise is periodic: in half of a period the last step need not be like the first.
+        period = 2 * horizon if cfg.noise_beta else horizon
         best = []
-        for _ in self.iterations(cfg.iterations):
-            noise = problem.normal((drawn, horizon, problem.actions.dim), rng)
-            groups = [dist.mean.unsqueeze(1), self.sample(dist, noise)]
+        for i in self.iterations(cfg.iterations):
+            drawn = cfg.count(i) - 1 - (0 if fixed is None else fixed.shape[1])
+            noise = problem.normal((drawn, period, problem.actions.dim), rng)
+            sampled = self.sample(dist, coloured(noise, cfg.noise_beta)[:, :horizon])
+            if elites is not None:
+                sampled = _replace_last(sampled, elites, known)
+            groups = [dist.mean.unsqueeze(1), sampled]
             groups += [] if fixed is None else [fixed]
             candidates = problem.actions.project(torch.cat(groups, 1))
-            cost, _ = self._rollouts.cost(
-                problem.model, problem.objective, problem.discount, state, candidates
-            )
+            cost, _ = self._roll_out(problem, candidates)
             cost = finite_or_worst(cost)
             dist = self.refit(dist, candidates, cost)
+            if self.kept:
+                elites, known = cheapest(candidates, cost, self.kept)[0], torch.ones_like(known)
             best.append(cost.min(1).values.mean())
-        cost, states = self._rollouts.cost(
-            problem.model, problem.objective, problem.discount, problem.state, dist.mean
-        )
+        actions, cost, states = self.finish(problem, dist, candidates, cost)
         prior_calls = 0 if fixed is None else horizon - 1
         diagnostics = Diagnostics(
             iterations=len(best),
@@ -96,15 +109,48 @@ class SamplingPlanner(Planner[S]):
             backward_calls=0,
             trace={"cost": torch.stack(best)},
         )
-        warm = WarmStart(dist.mean, states, std=dist.std if self.narrows else None)
-        return Plan(dist.mean, cost, states, warm, diagnostics)
+        warm = WarmStart(
+            actions,
+            states,
+            std=dist.std if self.narrows else None,
+            elites=None if elites is None else elites.transpose(1, 2),
+        )
+        return Plan(actions, cost, states, warm, diagnostics)
+
+    def finish(
+        self, problem: Problem, dist: Gaussian, candidates: Tensor, cost: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The plan, its cost and states: the mean of the last distribution, rolled out once.
+
+        `candidates` (B, N, H, A) and their `cost` (B, N) are those of the last iteration.
+        """
+        return dist.mean, *self._roll_out(problem, dist.mean)
+
+    def _roll_out(self, problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cost and states of one sequence (B, H, A) or N of them (B, N, H, A) per problem."""
+        state = problem.state
+        if actions.dim() == 4:
+            state = repeat(state, actions.shape[1])
+        of = (problem.model, problem.objective, problem.discount)
+        return self._rollouts.cost(*of, state, actions)
+
+    def _handed_over(
+        self, problem: Problem, warm_start: WarmStart | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Elites (B, E, H, A) of the plan before, if there are any, and which rows have some."""
+        known = known_rows(warm_start, problem.batch, problem.state.device)
+        if not self.kept or warm_start is None or warm_start.elites is None:
+            return None, known
+        shape = (problem.batch, problem.horizon, None, problem.actions.dim)
+        expect("warm start elites", warm_start.elites, *shape)
+        return warm_start.elites.transpose(1, 2)[:, : self.kept], known
 
     def _start(self, problem: Problem, warm_start: WarmStart | None) -> Gaussian:
         mean = problem.state.new_zeros(problem.batch, problem.horizon, problem.actions.dim)
         if warm_start is not None:
             known = known_rows(warm_start, problem.batch, problem.state.device)
             mean = fill(known, warm_start.actions, mean)
-        return Gaussian(mean, torch.full_like(mean, self.config.max_std))
+        return Gaussian(mean, torch.full_like(mean, self.first_std))
 
     def _policy_candidates(self, problem: Problem, rng: torch.Generator) -> Tensor | None:
         count = self.config.policy_samples
@@ -115,8 +161,21 @@ class SamplingPlanner(Planner[S]):
         noise = noise.expand(problem.batch, *noise.shape)
         return self._rollouts.policy(problem.model, state, problem.horizon, noise)[0]
 
-    def _bounded(self, std: Tensor) -> Tensor:
-        return std.clamp(self.config.min_std, self.config.max_std)
+
+def cheapest(candidates: Tensor, cost: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best of candidates (B, N, H, A), (B, count, H, A), and their cost, ascending."""
+    best = cost.topk(count, largest=False)
+    rows = torch.arange(cost.shape[0], device=cost.device).unsqueeze(1)
+    return candidates[rows, best.indices], best.values
+
+
+def _replace_last(sampled: Tensor, elites: Tensor, known: Tensor) -> Tensor:
+    """Samples (B, N, H, A) whose last ones make room for elites (B, E, H, A) where `known` (B,).
+
+    Rows without elites keep all of their samples, so that they plan as if the others were not.
+    """
+    free = sampled.shape[1] - elites.shape[1]
+    return torch.cat([sampled[:, :free], fill(known, elites, sampled[:, free:])], 1)
 
 
 @dataclass(frozen=True)
@@ -150,11 +209,28 @@ class EliteConfig(SamplingConfig):
     """Options of planners that refit to the best candidates."""
 
     elites: int = 32  # best candidates, to which the distribution is refitted
+    keep_elites: float = 0.0  # share of them that competes again, also in the next plan
+    momentum: float = 0.0  # share of the old distribution in the next one
+    max_std: float = 2.0  # where the spread starts; actions lie in [-1, 1]
+    min_std: float = 0.05  # below which it does not shrink
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
         self.require("elites", 0 < self.elites <= self.samples, f"1 to samples = {self.samples}")
+        self.require("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
+        self.require("min_std", 0 < self.min_std <= self.max_std, "above 0 and at most max_std")
+        self.require("keep_elites", 0 <= self.keep_elites <= 1, "from 0 to 1")
+        room = self.fewest() - 1 - self.policy_samples
+        self.require(
+            "keep_elites",
+            self.kept() <= room,
+            f"a share of elites = {self.elites} that fits among {room} drawn samples",
+        )
+
+    def kept(self) -> int:
+        """How many elites compete again."""
+        return round(self.keep_elites * self.elites)
 
 
 E = TypeVar("E", bound=EliteConfig)
@@ -165,19 +241,26 @@ class ElitePlanner(SamplingPlanner[E]):
 
     Config = EliteConfig
 
+    def __init__(self, config: E) -> None:
+        super().__init__(config)
+        self.first_std, self.kept = config.max_std, config.kept()
+
     def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
         """mean + std * noise, (B, N, H, A)."""
         return dist.mean.unsqueeze(1) + dist.std.unsqueeze(1) * noise
 
     def refit(self, dist: Gaussian, candidates: Tensor, cost: Tensor) -> Gaussian:
-        """Weighted mean and standard deviation of the elites."""
-        best = cost.topk(self.config.elites, largest=False)
-        rows = torch.arange(cost.shape[0], device=cost.device).unsqueeze(1)
-        elites = candidates[rows, best.indices]
-        weight = self.weigh(best.values)[..., None, None]
+        """Weighted mean and standard deviation of the elites, blended with those of before."""
+        cfg = self.config
+        elites, least = cheapest(candidates, cost, cfg.elites)
+        weight = self.weigh(least)[..., None, None]
         mean = (weight * elites).sum(1)
         variance = (weight * (elites - mean.unsqueeze(1)).square()).sum(1)
-        return Gaussian(mean, self._bounded(variance.sqrt()))
+        std = variance.sqrt().clamp(cfg.min_std, cfg.max_std)
+        # Without momentum exactly the new values.
+        return Gaussian(
+            torch.lerp(mean, dist.mean, cfg.momentum), torch.lerp(std, dist.std, cfg.momentum)
+        )
 
     @abstractmethod
     def weigh(self, cost: Tensor) -> Tensor:
@@ -189,9 +272,9 @@ class CEM(ElitePlanner[EliteConfig]):
     """Cross-entropy method: all elites count alike (Rubinstein 1999)."""
 
     def weigh(self, cost: Tensor) -> Tensor:
-        """The same for all, but nothing for a candidate that broke the model."""
+        """The same for all, but nothing for candidates that broke the model."""
         counts = cost.isfinite().to(cost.dtype)
-        return counts / counts.sum(1, keepdim=True)
+        return counts / counts.sum(1, keepdim=True).clamp(min=1.0)
 
 
 @dataclass(frozen=True)

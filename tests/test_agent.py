@@ -95,7 +95,7 @@ def drive(agent: MPCAgent, memory: Memory, obs: np.ndarray, explore: bool = Fals
 # ---- memory
 
 
-@pytest.mark.parametrize("name", ["cem", "grasp", "gradient", "random", "random_shooting"])
+@pytest.mark.parametrize("name", ["cem", "icem", "grasp", "gradient", "random", "random_shooting"])
 def test_memory_is_all_that_decides(name: str, searching: Callable[..., MPCAgent]) -> None:
     """Two agents that took different paths before act alike from the same memory."""
     obs, agent, other = observations(6), searching(name), searching(name)
@@ -111,7 +111,7 @@ def test_memory_is_all_that_decides(name: str, searching: Callable[..., MPCAgent
 
 
 @pytest.mark.parametrize("explore", [False, True])
-@pytest.mark.parametrize("name", ["cem", "grasp"])
+@pytest.mark.parametrize("name", ["cem", "icem", "grasp"])
 @pytest.mark.parametrize("at", range(5))
 def test_a_memory_continues_exactly_after_a_round_trip(
     name: str, at: int, explore: bool, searching: Callable[..., MPCAgent]
@@ -303,7 +303,7 @@ def test_a_forgotten_row_does_not_fall_back_to_the_last_episode(
     np.testing.assert_allclose(actions[:, 0], [0.11, 0.0, 0.20], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cem", "mppi", "random_shooting", "gradient", "grasp"])
+@pytest.mark.parametrize("name", ["cem", "mppi", "icem", "random_shooting", "gradient", "grasp"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_no_planner_gets_a_broken_model_executed(
     name: str, value: float, drift: Any, scripted: Callable[..., MPCAgent]
@@ -318,6 +318,30 @@ def test_no_planner_gets_a_broken_model_executed(
     actions, memory = agent.act(OBS, agent.start(0))
     assert not actions.any()
     assert memory.fallbacks == 3
+
+
+def test_elites_of_a_broken_plan_are_replaced_too(scripted: Callable[..., MPCAgent]) -> None:
+    """Row 1 breaks at the first plan, when there are none to go on with, and at the third."""
+
+    class Elite(Scripted):
+        def search(
+            self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator
+        ) -> Plan:
+            plan = super().search(problem, warm_start, rng)
+            warm = plan.warm_start
+            elites = warm.actions.unsqueeze(2).repeat(1, 1, 2, 1)
+            broken = self.broken.get(len(self.given), [])
+            elites[broken] = torch.nan
+            return replace(plan, warm_start=replace(warm, elites=elites))
+
+    planner = Elite(broken={1: [1], 3: [1]})
+    agent = scripted(planner=planner)
+    drive(agent, agent.start(0), np.stack([OBS] * 4))
+    _, second, _, fourth = (warm and warm.elites for _, warm in planner.given)
+    assert not second[1].any() and second.isfinite().all()
+    # Twice shifted, while the other rows have those of the third plan.
+    np.testing.assert_allclose(fourth[1, :, 0, 0], [0.22, 0.23, 0.23, 0.23])
+    np.testing.assert_allclose(fourth[0, :, 1, 0], [0.31, 0.32, 0.33, 0.33])
 
 
 # ---- exploration

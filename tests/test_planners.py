@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mpc import PLANNERS, Plan, Problem, WarmStart, forget, shift
+from mpc import PLANNERS, Plan, Problem, WarmStart, forget, make_planner, shift
+from mpc.warm_start import fill
 from world_models import PointMass
 
 # Small sizes for whatever options a planner has.
@@ -33,11 +34,14 @@ VARIANTS = [
     ("grasp", {"sync_every": 0, "stop_gradient": False, "shaping": 0.1, "noise": 0.0}),
     ("gradient", {"restarts": 1}),
     ("cem", {"policy_samples": 0}),
+    ("cem", {"keep_elites": 0.5, "momentum": 0.3, "noise_beta": 1.0}),
     ("mppi", {"temperature": 5.0, "min_std": 0.5}),
+    ("mppi", {"keep_elites": 1.0, "policy_samples": 0}),
+    ("random_shooting", {"noise_beta": 2.0}),
+    ("icem", {"keep_elites": 0.0, "sample_decay": 1.0}),
 ]
 CASES = [(name, {}) for name in PLANNERS.names()] + VARIANTS
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in CASES]
-UNSEARCHING = ("policy", "zero", "random")  # an addition that does not search belongs here
 
 every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
 every_planner = pytest.mark.parametrize("name", PLANNERS.names())
@@ -98,6 +102,7 @@ def tensors(plan: Plan) -> dict[str, Tensor]:
     warm = plan.warm_start
     found = {"actions": plan.actions, "cost": plan.cost, "states": plan.states}
     found |= {"warm actions": warm.actions, "warm states": warm.states, "std": warm.std}
+    found["elites"] = warm.elites
     found |= {"defect": plan.diagnostics.defect, **plan.diagnostics.trace}
     return {name: x for name, x in found.items() if x is not None}
 
@@ -126,6 +131,9 @@ def test_a_plan_has_its_shapes_bounds_and_numbers(
     assert warm.actions.shape == plan.actions.shape
     assert warm.states is None or warm.states.shape == plan.states.shape
     assert warm.std is None or warm.std.shape == plan.actions.shape
+    if warm.elites is not None:
+        assert warm.elites.shape == (batch, horizon, warm.elites.shape[2], dim)
+        assert warm.elites.abs().max() <= 1.0
     assert warm.filled == 0 and warm.known is None
     for name, x in tensors(plan).items():
         assert x.isfinite().all(), name
@@ -186,14 +194,17 @@ def test_the_generator_alone_decides(solve: Callable[..., Plan]) -> None:
         )
 
 
-STOCHASTIC = [name for name in PLANNERS.names() if name not in ("policy", "zero")]
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
+@every_planner
 def test_other_seeds_give_other_plans(
-    name: str, integrator: Problem, plan: Callable[..., Plan]
+    name: str, latent_task: Problem, rng: Callable[..., torch.Generator]
 ) -> None:
-    plans = [plan(name, integrator, seed=seed, **options_of(name)).actions for seed in range(3)]
+    planner = make_planner(name, horizon=5, **options_of(name))
+    plans = []
+    for seed in range(3):
+        numbers = rng(seed)
+        plans.append(planner.plan(latent_task, None, numbers).actions)
+        if torch.equal(numbers.get_state(), rng(seed).get_state()):
+            pytest.skip("it draws no random numbers")
     assert not torch.equal(plans[0], plans[1])
     assert not torch.equal(plans[1], plans[2])
 
@@ -227,7 +238,7 @@ def test_forgotten_rows_are_planned_cold_and_the_others_warm(
     start = shift(solve(seed=5).warm_start)
     cold, warm = solve(seed=6), solve(warm_start=start, seed=6)
     # What a forgotten row still holds must not matter.
-    broken = start.map(lambda x: torch.where(rows(1).view(-1, 1, 1), torch.nan, x))
+    broken = start.map(lambda x: fill(rows(1), torch.full_like(x, torch.nan), x))
     mixed = solve(warm_start=forget(broken, rows(1)), seed=6)
     torch.testing.assert_close(mixed.actions[1], cold.actions[1])
     torch.testing.assert_close(mixed.states[1], cold.states[1])
@@ -239,7 +250,10 @@ def test_forgotten_rows_are_planned_cold_and_the_others_warm(
         torch.testing.assert_close(mixed.cost[b], warm.cost[b])
 
 
-@pytest.mark.parametrize("name", [n for n in PLANNERS.names() if n not in UNSEARCHING])
+ITERATIVE = [name for name in PLANNERS.names() if "iterations" in PLANNERS[name].Config.options()]
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
 def test_a_warm_start_shortens_the_way(
     name: str, integrator: Problem, plan: Callable[..., Plan]
 ) -> None:
@@ -288,7 +302,8 @@ def test_a_horizon_of_one_step_works(
 def test_what_goes_in_is_not_changed(solve: Callable[..., Plan], problem: Problem) -> None:
     warm = shift(solve(seed=1).warm_start)
     model = list(problem.model.state_dict().values())
-    given = [problem.state, warm.actions, *(x for x in (warm.states, warm.std) if x is not None)]
+    handed = (warm.actions, warm.states, warm.std, warm.elites)
+    given = [problem.state, *(x for x in handed if x is not None)]
     if problem.objective.goal() is not None:
         given.append(problem.objective.goal())
     copies = [x.clone() for x in given + model]

@@ -36,6 +36,7 @@ SIZES = {
 }
 OPTIONS = (*DEBUG, *(f"{key}={value}" for key, value in SIZES.items()))
 CEM = ("planner=cem", "planner.samples=16", "planner.policy_samples=4", "planner.elites=4")
+ICEM = ("planner=icem", *CEM[1:])
 REPLAN = (*CEM, "agent.replan_every=3")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
@@ -83,6 +84,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (29, CEM),  # the step that ends an episode
         (39, CEM),  # the last step before the first updates
         (75, CEM),  # mid-episode, between rows of losses
+        (75, ICEM),  # the elites of the last plan are handed to the next one
         (82, REPLAN),  # mid-plan, so that the next row of losses describes a plan of before
         (95, EVICT),  # the replay has dropped its oldest episodes
     ],

@@ -97,7 +97,7 @@ def test_option_of_another_planner_names_the_planner() -> None:
     words = refusal("planner.elites=3")
     assert words.startswith("unknown option 'planner.elites' (options of planner: horizon, ")
     words = refusal("planner=policy", "planner.elites=3")
-    assert words.endswith("(options of planner policy: horizon, compile, name)")
+    assert words.endswith("(options of planner policy: horizon, compile, deadline_ms, name)")
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,9 @@ def test_the_optimal_actions_cost_what_the_value_says(regulator: Problem) -> Non
         ("grasp", {"iterations": 100, "restarts": 2, "sync_every": 20, "sync_steps": 10}, 1e-2),
         ("cem", {"iterations": 12, "samples": 400, "elites": 40, "min_std": 0.01}, 2e-2),
         ("mppi", {"iterations": 12, "samples": 400, "elites": 40, "min_std": 0.01}, 2e-2),
+        ("icem", {"iterations": 12, "samples": 400, "sample_decay": 1.0, "min_std": 0.01}, 2e-2),
     ],
-    ids=["gradient", "grasp", "cem", "mppi"],
+    ids=["gradient", "grasp", "cem", "mppi", "icem"],
 )
 def test_planners_reach_the_riccati_cost(
     name: str,
@@ -100,6 +101,7 @@ SEARCHING = [
     ("grasp", {"iterations": 40, "sync_every": 8, "sync_steps": 5}),
     ("cem", {"iterations": 10, "samples": 200}),
     ("mppi", {"iterations": 10, "samples": 200}),
+    ("icem", {"iterations": 10, "samples": 200}),
 ]
 searching = pytest.mark.parametrize(("name", "options"), SEARCHING, ids=[n for n, _ in SEARCHING])
 

@@ -15,6 +15,7 @@ def warm() -> WarmStart:
         actions=column([0, 1, 2], [10, 11, 12]),
         states=column([0, 1, 2, 3], [10, 11, 12, 13]),
         std=column([5, 6, 7], [8, 9, 1]),
+        elites=torch.stack([column([0, 1, 2], [10, 11, 12])] * 2, 2),
     )
 
 
@@ -40,6 +41,7 @@ def test_shift_drops_what_was_executed_and_repeats_the_last(
     assert torch.equal(moved.actions[1:], column(actions))
     assert torch.equal(moved.states[1:], column(states))
     assert torch.equal(moved.std[1:], column(std))
+    assert torch.equal(moved.elites, torch.stack([moved.actions] * 2, 2))
     assert moved.filled == min(3, steps)
     # The first row moves alike, and the original stays.
     assert torch.equal(moved.actions[0], moved.actions[1] - 10)
@@ -48,7 +50,7 @@ def test_shift_drops_what_was_executed_and_repeats_the_last(
 
 def test_shifting_twice_is_shifting_by_two(warm: WarmStart) -> None:
     once, twice = shift(warm, 2), shift(shift(warm))
-    for name in ("actions", "states", "std"):
+    for name in ("actions", "states", "std", "elites"):
         assert torch.equal(getattr(once, name), getattr(twice, name))
     assert once.filled == twice.filled == 2
     assert shift(shift(twice)).filled == 3
@@ -57,6 +59,7 @@ def test_shifting_twice_is_shifting_by_two(warm: WarmStart) -> None:
 def test_what_a_plan_lacks_it_lacks_after_a_shift() -> None:
     moved = shift(WarmStart(column([0, 1, 2])))
     assert moved.states is None and moved.std is None and moved.known is None
+    assert moved.elites is None
 
 
 def test_forget_touches_the_finished_rows_only(warm: WarmStart) -> None:
