@@ -64,7 +64,9 @@ class Memory:
         rng.set_state(tensors["rng"].cpu())
 
         def part(prefix: str) -> dict[str, Any]:
-            found = ((k.removeprefix(prefix), x) for k, x in tensors.items() if prefix in k)
+            found = (
+                (k.removeprefix(prefix), x) for k, x in tensors.items() if k.startswith(prefix)
+            )
             return {name: x.to(device) for name, x in found}
 
         warm, moments = part("warm_start."), part("moments.")

@@ -1,6 +1,6 @@
 """Planners, objectives and their contracts. Imports none of telic's other packages."""
 
-from mpc import baselines, gradient, grasp, icem, sampling
+from mpc import baselines, gradient, grasp, icem, latco, sampling
 from mpc.contracts import (
     BoxActions,
     Diagnostics,
@@ -40,6 +40,7 @@ __all__ = [
     "gradient",
     "grasp",
     "icem",
+    "latco",
     "make_planner",
     "nearest",
     "register",

@@ -188,6 +188,7 @@ class Grasp(Planner[GraspConfig]):
         in_parallel = self._chosen_in_parallel(problem, warm_start)
         path, forward = self._start(problem, warm_start, in_parallel, rng)
         first, backward, done = path.actions[:, :1], 0, 0
+        calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses: list[Tensor] = []
         norms = []
@@ -197,12 +198,12 @@ class Grasp(Planner[GraspConfig]):
                 noise = spread * problem.normal(noise.shape, rng)
             path, lifted, norm = self._iterate(*model, cfg, problem.state, path, rates, noise)
             path = path._replace(actions=problem.actions.project(path.actions))
-            forward, backward, done = forward + cfg.lookahead, backward + cfg.lookahead, i + 1
+            forward, backward, done = forward + calls, backward + calls, i + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
             if cfg.sync_every and done % cfg.sync_every == 0:
-                path, calls = self._synchronise(problem, path, rng)
-                forward, backward = forward + calls[0], backward + calls[1]
+                path, synced_calls = self._synchronise(problem, path, rng)
+                forward, backward = forward + synced_calls[0], backward + synced_calls[1]
             if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
                 break
         synced = cfg.sync_every > 0 and done % cfg.sync_every == 0
@@ -243,8 +244,9 @@ class Grasp(Planner[GraspConfig]):
         return lifted_cost(*model, cfg, problem.state, path.states, path.actions)
 
     def _looks_ahead(self, problem: Problem) -> bool:
-        select = self.config.select
-        return select == "lookahead" or (select == "auto" and problem.model.supports("value"))
+        cfg = self.config
+        judged = cfg.shaping > 0 and problem.model.supports("value")
+        return cfg.select == "lookahead" or (cfg.select == "auto" and judged)
 
     def _start(
         self,

@@ -672,6 +672,18 @@ def test_collocation_reaches_the_goal(optimizer: str, lr: float, reach: Any) -> 
     assert (found.diagnostics.defect < 1e-2).all()
 
 
+def test_latco_is_that_collocation(integrator: Problem, plan: Callable[..., Plan]) -> None:
+    """Near the optimum where it may take its time, and by the gradient of path and defects."""
+    best = plan("gradient", integrator, iterations=300, restarts=1).cost
+    found = plan("latco", integrator, iterations=400, restarts=1, defect=100.0, state_lr=0.02)
+    assert (found.cost < best + 0.05 * best.abs()).all()
+    same = {"noise": 0.0, "shaping": 0.0, "path_cost": 1.0, "defect": 10.0, "lookahead": 1}
+    same |= {"stop_gradient": False, "state_optimizer": "adam", "state_lr": 0.05}
+    same |= {"iterations": 20, "restarts": 4, "init_std": 0.3, "select": "rollout"}
+    twin = plan("grasp", integrator, **same)
+    assert torch.equal(plan("latco", integrator).actions, twin.actions)
+
+
 def test_with_stop_gradient_a_goal_alone_pulls_on_the_last_action_alone(reach: Any) -> None:
     """A state moves because of the prediction before it, so nothing travels back in time."""
     found = reach(stop_gradient=True)
