@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpc import BoxActions, Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget, shift
+from mpc.history import newest, push
 from mpc.warm_start import fill, known_rows
 
 
@@ -36,6 +37,8 @@ class Memory:
     """What the agent carries from one control step to the next, for B environments."""
 
     rng: torch.Generator
+    window: Tensor | None = None  # (B, h * Z), the latest latents, for models with a history
+    fresh: Tensor | None = None  # (B,) bool, rows whose window begins anew; None: none of them
     warm_start: WarmStart | None = None  # of the last plan, not yet shifted
     age: int = 0  # control steps of that plan that have been executed
     plan: Plan | None = None  # the last plan, None after a resume
@@ -55,6 +58,10 @@ class Memory:
                 if value is not None:
                     tensors[f"warm_start.{name}"] = value
             tensors |= {f"moments.{name}": x for name, x in self.warm_start.moments.items()}
+        for name in ("window", "fresh"):
+            value = getattr(self, name)
+            if value is not None:
+                tensors[f"seen.{name}"] = value
         return tensors
 
     @classmethod
@@ -72,7 +79,8 @@ class Memory:
         warm, moments = part("warm_start."), part("moments.")
         age, fallbacks, overruns = tensors["counts"].tolist()
         known = WarmStart(**warm, moments=moments) if warm else None
-        return cls(rng, known, age, fallbacks=fallbacks, overruns=overruns)
+        counts = {"age": age, "fallbacks": fallbacks, "overruns": overruns}
+        return cls(rng, warm_start=known, **part("seen."), **counts)
 
 
 class MPCAgent:
@@ -111,6 +119,8 @@ class MPCAgent:
         """
         started = time.perf_counter()
         observed = torch.as_tensor(obs, device=memory.rng.device)
+        if self.model.history > 1:
+            memory = self._remember(self.model.encode(observed), memory)
         warm = memory.warm_start
         due = (
             warm is None
@@ -118,7 +128,8 @@ class MPCAgent:
             or (warm.known is not None and not bool(warm.known.all()))
         )
         if due:
-            memory = self._replan(self.model.encode(observed), memory)
+            state = self.model.encode(observed) if memory.window is None else memory.window
+            memory = self._replan(state, memory)
         warm, age = memory.warm_start, memory.age
         assert warm is not None
         action = warm.actions[:, age]
@@ -135,7 +146,19 @@ class MPCAgent:
         if memory.warm_start is None:
             return memory
         rows = torch.as_tensor(done, device=memory.rng.device)
-        return replace(memory, warm_start=forget(memory.warm_start, rows))
+        fresh = None
+        if memory.window is not None:
+            fresh = rows if memory.fresh is None else rows | memory.fresh
+        return replace(memory, warm_start=forget(memory.warm_start, rows), fresh=fresh)
+
+    def _remember(self, z: Tensor, memory: Memory) -> Memory:
+        """The memory with latent `z` (B, Z) in its window; before the first one, z repeats."""
+        window = z.repeat(1, self.model.history)
+        if memory.window is not None:
+            fresh = torch.zeros_like(z[:, 0], dtype=torch.bool)
+            fresh = fresh if memory.fresh is None else memory.fresh
+            window = fill(fresh, window, push(self.model, memory.window, z))
+        return replace(memory, window=window, fresh=None)
 
     def _replan(self, state: Tensor, memory: Memory) -> Memory:
         previous = memory.warm_start
@@ -168,7 +191,8 @@ class MPCAgent:
         """
         action = torch.zeros_like(after.actions[:, 0])
         if problem.model.supports("policy"):
-            action = problem.model.policy(problem.state).nan_to_num(nan=0.0)
+            state = newest(problem.model, problem.state)
+            action = problem.model.policy(state).nan_to_num(nan=0.0)
         safe = action.unsqueeze(1).expand_as(after.actions)
         usable = torch.zeros_like(finite)
         if warm is not None:
