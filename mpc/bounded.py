@@ -1,0 +1,82 @@
+"""A bound on memory: a model whose batched calls are split into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mpc.contracts import Transition, WorldModel
+
+
+class Bounded(WorldModel):
+    """`model`, called with at most `rows` rows at a time.
+
+    Where gradients are taken a piece keeps its inputs only and is computed again on the way back,
+    so that what is held between the two does not grow with the hidden layers of the model.
+    """
+
+    def __init__(self, model: WorldModel, rows: int) -> None:
+        super().__init__()
+        self.model, self.rows = model, rows
+        self.latent_dim, self.action_dim = model.latent_dim, model.action_dim
+        self.history = model.history
+
+    def supports(self, verb: str) -> bool:
+        """What the model itself supports."""
+        return self.model.supports(verb)
+
+    def latent_spread(self) -> float:
+        """That of the model."""
+        return self.model.latent_spread()
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latent of an observation: (..., O) -> (..., Z)."""
+        return self._split(self.model.encode, obs)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Observation of a latent: (..., Z) -> (..., O)."""
+        return self._split(self.model.decode, z)
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
+        return self._split(self.model.step, z, a)
+
+    def reward(self, z: Tensor, a: Tensor) -> Tensor:
+        """Reward of a control step: (..., h * Z), (..., A) -> (...)."""
+        return self._split(self.model.reward, z, a)
+
+    def value(self, z: Tensor) -> Tensor:
+        """Discounted return of the policy prior: (..., Z) -> (...)."""
+        return self._split(self.model.value, z)
+
+    def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Action of the policy prior: (..., Z) -> (..., A)."""
+        if noise is None:
+            return self._split(self.model.policy, z)
+        return self._split(self.model.policy, z, noise)
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        """Everything about one control step."""
+        after, reward, continues = self._split(lambda z, a: self.model.predict(z, a)[2:], z, a)
+        return Transition(z, a, after, reward, continues)
+
+    def _split(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
+        """`call` of all rows of `inputs`, (..., any) each, piece by piece."""
+        shape = inputs[0].shape[:-1]
+        if shape.numel() <= self.rows:
+            return call(*inputs)
+        flat = (x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1]) for x in inputs)
+        pieces = zip(*(x.split(self.rows) for x in flat), strict=True)
+        graph = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        if graph:
+            found = [checkpoint(call, *piece, use_reentrant=False) for piece in pieces]
+        else:
+            found = [call(*piece) for piece in pieces]
+        if isinstance(found[0], Tensor):
+            return torch.cat(found).unflatten(0, shape)
+        parts = (None if x[0] is None else torch.cat(x) for x in zip(*found, strict=True))
+        return tuple(None if x is None else x.unflatten(0, shape) for x in parts)

@@ -1,0 +1,75 @@
+"""Long horizons in overlapping chunks, planned one after the other, around any planner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
+from mpc.history import push
+from mpc.rollout import trajectory_cost
+
+Search = Callable[[Problem, WarmStart | None], Plan]
+
+
+def chunks(horizon: int, size: int, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """(first step, steps planned, steps kept) of each chunk; all but the last overlap the next."""
+    first = 0
+    while first + size < horizon:
+        yield first, size, size - overlap
+        first += size - overlap
+    yield first, horizon - first, horizon - first
+
+
+def plan_in_chunks(
+    search: Search, problem: Problem, warm_start: WarmStart | None, size: int, overlap: int
+) -> Plan:
+    """Plan chunks of `size` control steps in turn and stitch them together.
+
+    Every chunk aims at the objective's own end and begins where the one before it leads after all
+    but its last `overlap` steps, which exist so that no chunk is short-sighted. The cost of the
+    whole is that of its rollout, H more model calls.
+    """
+    window, plans, kept_steps = problem.state, [], []
+    for first, steps, kept in chunks(problem.horizon, size, overlap):
+        part = replace(problem, state=window, horizon=steps)
+        plan = search(part, None if warm_start is None else cut(warm_start, first, steps))
+        for t in range(1, kept + 1):
+            window = push(problem.model, window, plan.states[:, t])
+        plans.append(plan)
+        kept_steps.append(kept)
+    actions = torch.cat([p.actions[:, :k] for p, k in zip(plans, kept_steps, strict=True)], 1)
+    virtual = [p.states[:, :k] for p, k in zip(plans, kept_steps, strict=True)]
+    states = torch.cat([*virtual, plans[-1].states[:, -1:]], 1)
+    cost, _ = trajectory_cost(
+        problem.model, problem.objective, problem.discount, problem.state, actions
+    )
+    found = [plan.diagnostics for plan in plans]
+    defects = [f.defect for f in found if f.defect is not None]
+    diagnostics = Diagnostics(
+        iterations=sum(f.iterations for f in found),
+        forward_calls=sum(f.forward_calls for f in found) + problem.horizon,
+        backward_calls=sum(f.backward_calls for f in found),
+        defect=torch.stack(defects).amax(0) if defects else None,
+        trace=found[-1].trace,
+    )
+    return Plan(actions, cost, states, WarmStart(actions, states), diagnostics)
+
+
+def cut(warm_start: WarmStart, first: int, steps: int) -> WarmStart:
+    """The part of a warm start that belongs to a chunk; what only a whole plan has is left out."""
+
+    def part(x: Tensor | None, length: int) -> Tensor | None:
+        return None if x is None else x[:, first : first + length]
+
+    made_up = warm_start.actions.shape[1] - warm_start.filled  # first step that a shift made up
+    return WarmStart(
+        warm_start.actions[:, first : first + steps],
+        states=part(warm_start.states, steps + 1),
+        std=part(warm_start.std, steps),
+        known=warm_start.known,
+        filled=max(0, first + steps - max(first, made_up)),
+    )
