@@ -20,20 +20,21 @@ from rich.progress import (
 )
 
 from mpc import nearest
+from scripts.benchmarks.horizon import Horizon
 from scripts.benchmarks.latency import Latency
 from scripts.benchmarks.store import CellStore
-from scripts.benchmarks.suite import Report, Suite, document
+from scripts.benchmarks.suite import Cell, Report, Suite, document
 from scripts.benchmarks.truth import Truth
 from scripts.evaluate import without_nan
 from scripts.loading import MORE, PlannerChoice
 from scripts.option_help import layout, option_rows
 from scripts.options import Options, read_options, split_groups
-from scripts.settings import build, prepare_torch
+from scripts.settings import build
 from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth)}
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth, Horizon)}
 INTERRUPTED = 130
 
 
@@ -58,12 +59,11 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
     raw = read_options(files, overrides)
     suite = make_suite(raw)
-    prepare_torch(suite.settings.threads)
     cells, out = suite.cells(), folder(suite.settings.out)
     path = out / "cells" / f"{suite.name}-{suite.hash}.jsonl"
     store, console = CellStore(path, suite.basis, suite.hash), make_console()
     try:
-        measure(suite, store, console)
+        measure(cells, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
         complain("interrupted", kept, "yellow")
@@ -120,9 +120,8 @@ def folder(out: str | None) -> Path:
     return checkout if checkout.is_dir() else checkout.parent
 
 
-def measure(suite: Suite, store: CellStore, console: Console) -> None:
+def measure(cells: Sequence[Cell], store: CellStore, console: Console) -> None:
     """Measure the cells that `store` lacks, under a progress bar where there is a terminal."""
-    cells = suite.cells()
     missing = [cell for cell in cells if not store.has(cell.key)]
     if len(missing) < len(cells):
         console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
@@ -134,7 +133,7 @@ def measure(suite: Suite, store: CellStore, console: Console) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(suite.name, total=len(cells), completed=len(cells) - len(missing))
+        task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
         for cell in missing:
             bar.update(task, description=str(cell))
             store.add(cell.key, cell.measure())

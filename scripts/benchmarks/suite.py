@@ -18,7 +18,7 @@ import torch
 from mpc import PLANNERS, Planner
 from scripts.loading import PlannerChoice
 from scripts.options import Options
-from scripts.settings import build, make_planner_from, require_at_least, require_seed
+from scripts.settings import build, make_planner_from, prepare_torch, require_at_least, require_seed
 from scripts.statistics import Interval
 from scripts.usage import UsageError
 from scripts.version import code_version
@@ -102,6 +102,7 @@ class Suite(ABC):
 
     def __init__(self, settings: Any, choice: PlannerChoice, changes: Options) -> None:
         self.settings, self.choice, self.changes = settings, choice, changes
+        prepare_torch(settings.threads)
         for option, instead in self.FIXED.items():
             if option in choice.options:
                 raise UsageError(f"planner.{option} is set by suite={self.name}; use {instead}")
