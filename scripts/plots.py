@@ -54,6 +54,11 @@ class Line:
     high: Sequence[float] | None = None
 
 
+def lines_through(label: str, points: Sequence[Sequence[float]]) -> list[Line]:
+    """The line through points (x, y) or (x, y, low, high); none where there are no points."""
+    return [Line(label, *map(list, zip(*points, strict=True)))] if points else []
+
+
 @dataclass(frozen=True)
 class Panel:
     """Curves over the same axes."""

@@ -29,7 +29,7 @@ from scripts.benchmarks.suite import (
 from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
 from scripts.loading import CHANGES, LoadedRun, PlannerChoice, open_run
 from scripts.options import Options
-from scripts.plots import Line, Panel, line_panels
+from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
 from scripts.statistics import mean_interval, paired_difference
 
@@ -211,14 +211,14 @@ class Horizon(Suite):
             panels = []
             for budget in self.settings.budgets:
                 found = returns(select(rows, run=run, ms=budget))
-                lines = []
+                lines: list[Line] = []
                 for name in self.choice.names:
                     points = []
                     for horizon in self.settings.horizons:
                         if (name, horizon) in found:
                             interval = mean_interval(found[name, horizon], np.random.default_rng(0))
                             points.append((horizon, interval.point, interval.low, interval.high))
-                    lines += [Line(name, *map(list, zip(*points, strict=True)))] * bool(points)
+                    lines += lines_through(name, points)
                 panels.append(Panel(f"{budget:g} ms per decision", "horizon H", "return", lines))
             path = folder / f"horizon-{number}-{loaded.folder.name}.png"
             line_panels(path, panels, f"{loaded.spec.name}: {loaded.folder.name}", log="x")

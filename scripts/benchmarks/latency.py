@@ -28,7 +28,7 @@ from scripts.benchmarks.suite import (
     select,
     table,
 )
-from scripts.plots import Line, Panel, line_panels
+from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least, resolve_device
 from world_models import LatentModel, ModelConfig
 
@@ -324,7 +324,7 @@ class Latency(Suite):
         for stem, what in (("latency", "plan"), ("latency-iterations", "iteration")):
             panels = []
             for batch in self.settings.batches:
-                lines = []
+                lines: list[Line] = []
                 for compile, name in itertools.product(self.settings.compile, self.choice.names):
                     points = []
                     for h in horizons:
@@ -336,7 +336,7 @@ class Latency(Suite):
                         if ms is not None and ms > 0:
                             points.append((h, ms))
                     label = f"{name}, compiled" if compile else name
-                    lines += [Line(label, *map(list, zip(*points, strict=True)))] if points else []
+                    lines += lines_through(label, points)
                 panels.append(Panel(f"B = {batch}", "horizon H", f"ms per {what}", lines))
             line_panels(folder / f"{stem}.png", panels, f"Latency of one {what}", log="xy")
 

@@ -43,7 +43,7 @@ from scripts.benchmarks.suite import (
     table,
 )
 from scripts.options import Options
-from scripts.plots import Line, Panel, line_panels
+from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
 from scripts.statistics import Interval, mean_interval
 from world_models import Pendulum, PointMass, double_integrator
@@ -347,7 +347,7 @@ class Truth(Suite):
         """Gap over the time of a plan, a panel for each problem."""
         panels = []
         for task in self.settings.problems:
-            lines = []
+            lines: list[Line] = []
             for name in self.choice.names:
                 points = []
                 for row in select(rows, kind="sweep", problem=task, planner=name):
@@ -357,7 +357,7 @@ class Truth(Suite):
                         low = gap.point if math.isnan(gap.low) else gap.low
                         high = gap.point if math.isnan(gap.high) else gap.high
                         points.append((ms, *(max(g, SMALLEST) for g in (gap.point, low, high))))
-                lines += [Line(name, *map(list, zip(*sorted(points), strict=True)))] * bool(points)
+                lines += lines_through(name, sorted(points))
             panels.append(Panel(TASKS[task].title, "ms of a plan", "gap, %", lines))
         line_panels(folder / "truth.png", panels, "Gap to the best known cost", log="xy")
 
