@@ -15,6 +15,7 @@ from cli_helpers import telic, tree
 from test_plots import assert_picture
 
 from mpc import PLANNERS, PlannerConfig, Problem
+from scripts.benchmark import make_suite
 from scripts.benchmarks import latency, truth
 from scripts.benchmarks.calibration import calibrate
 from scripts.benchmarks.horizon import Horizon, horizon_targets
@@ -103,7 +104,7 @@ def test_a_slow_planner_is_skipped_and_named(tmp_path: Path) -> None:
     found = results(tmp_path, "latency")
     assert {t["met"] for t in found["targets"]} == {None}
     text = (tmp_path / "latency.md").read_text()
-    assert "planner=zero, horizon=4, compile=False, 2: one plan took" in text
+    assert "planner=zero, horizon=4, compile=False, B = 2: one plan took" in text
 
 
 def test_only_what_holds_compiled_code_is_measured_compiled() -> None:
@@ -250,12 +251,8 @@ def test_truth_knows_the_optimum_and_what_doing_nothing_costs(tmp_path: Path) ->
     assert "- policy on lq: planner 'policy' needs a model with a policy" in text
 
 
-def test_a_long_search_finds_what_closed_forms_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_long_search_finds_what_closed_forms_say() -> None:
     """The search that is trusted for the other problems reaches the Riccati cost."""
-    from scripts.benchmark import make_suite
-
     raw = {"suite": "truth", "starts": 3, "search": 60, "problems": "lq", "horizon": 15}
     suite: Any = make_suite(raw)
     problem: Problem = suite.problem("lq")

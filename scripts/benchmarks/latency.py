@@ -368,8 +368,10 @@ def iteration_ms(
 
 def skipped(rows: Rows) -> str:
     """What was left out, and why; that nothing is compiled at some size is no news."""
+    unit = {"plans": "B = ", "growth": "H = ", "iterations": ""}
     lines = [
-        f"- {', '.join(f'{k}={v}' for k, v in row['cell'].items())}, {name}: {found['skipped']}"
+        f"- {', '.join(f'{k}={v}' for k, v in row['cell'].items())}, "
+        f"{unit[row['cell']['kind']]}{name}: {found['skipped']}"
         for row in rows
         for name, found in row["result"].items()
         if found.get("skipped", UNCOMPILED) != UNCOMPILED
