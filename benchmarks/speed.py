@@ -3,29 +3,31 @@
     python benchmarks/speed.py [--steps 300] [--write benchmarks/results/speed.md]
 
 Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread.
-Iterations: the same latent model, one problem, one restart, H = 50, eager, in one process; the time
-of an iteration is the slope between plans of 5 and of 25 iterations, so that what a plan costs once
-does not count.
+Iterations: one problem, one restart, H = 50, eager, in one process, as in `telic benchmark
+suite=latency`; the time of an iteration is the slope between plans of 5 and of 25 iterations, so
+that what a plan costs once does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
-import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from mpc import BoxActions, Problem, Reward, make_planner
+from scripts.benchmarks.latency import (
+    LatencySettings,
+    WarmPlans,
+    interleave,
+    random_model,
+    random_problem,
+    slope,
+)
+from scripts.benchmarks.suite import machine, planner_of
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load, prepare_torch
 from scripts.training import TrainingRun
-from world_models import LatentModel, ModelConfig
 
 HORIZON = 50
 
@@ -42,33 +44,18 @@ def training(steps: int) -> dict[str, float]:
     return run.stopwatch.milliseconds()
 
 
-def iteration(planner: str, repeats: int = 9, **options: float) -> float:
+def iteration(planner: str, **options: Any) -> float:
     """Median milliseconds of one iteration of `planner`."""
-    torch.manual_seed(0)
-    model = LatentModel(5, 1, ModelConfig()).frozen()
-    problem = Problem(
-        model, Reward(), model.encode(torch.randn(1, 5)), HORIZON, BoxActions(1), 0.99
-    )
-    short, long = (
-        make_planner(planner, horizon=HORIZON, restarts=1, iterations=n, **options) for n in (5, 25)
-    )
-    slopes = []
-    for _ in range(repeats):
-        taken = []
-        for chosen in (short, long):
-            started = time.perf_counter()
-            chosen.plan(problem, None, torch.Generator().manual_seed(0))
-            taken.append(time.perf_counter() - started)
-        slopes.append(1000.0 * (taken[1] - taken[0]) / 20)
-    return statistics.median(slopes)
-
-
-def cpu() -> str:
-    """Name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    return platform.processor()
+    model = random_model(LatencySettings(suite="latency"))
+    plans = {}
+    for count in (5, 25):
+        chosen = planner_of(
+            planner, {"horizon": HORIZON, "restarts": 1}, options | {"iterations": count}
+        )
+        plans[str(count)] = WarmPlans(chosen, random_problem(model, HORIZON, 1, seed=0), seed=0)
+        plans[str(count)].once()
+    taken = interleave(plans, repeats=9, enough=60.0)
+    return slope(taken["5"], taken["25"], 20)
 
 
 def main() -> None:
@@ -79,13 +66,13 @@ def main() -> None:
     prepare_torch(threads=1)
     lifted, direct = iteration("grasp", sync_every=0), iteration("gradient")
     parts = training(arguments.steps)
-    total = parts.pop("step")
+    total, found = parts.pop("step"), machine()
     lines = [
         "# Speed",
         "",
         f"`python benchmarks/speed.py --steps {arguments.steps}`, "
-        f"{datetime.date.today()}, {cpu()}, {os.cpu_count()} cores, one thread, "
-        f"torch {torch.__version__}, seed 1.",
+        f"{datetime.date.today()}, {found['cpu']}, {found['cores']} cores, one thread, "
+        f"torch {found['torch']}, seed 1.",
         "",
         "| training on dmc/cartpole-swingup, planner grasp, compiled | ms per control step |",
         "|---|---|",

@@ -61,6 +61,17 @@ COMMANDS = {
             "telic evaluate run=runs/... planner=grasp,gradient planner.horizon=12",
         ),
     ),
+    "benchmark": Command(
+        "scripts.benchmark",
+        "measure planners: latency, truth on exact problems, return over the horizon",
+        (
+            "telic benchmark suite=latency",
+            "telic benchmark suite=latency planner=grasp,cem horizons=10,50 batches=1 repeats=10",
+            "telic benchmark suite=truth planner=grasp,gradient,cem budgets=10,40",
+            "telic benchmark suite=horizon runs=runs/a,runs/b planner=grasp,gradient,mppi",
+            "telic benchmark suite=horizon --help",
+        ),
+    ),
     "report": Command(
         "scripts.report",
         "show what a run has learned, how its planners did, and where its pictures are",

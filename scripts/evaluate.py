@@ -211,7 +211,7 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
         "protocol_hash": protocol.hash,
         "frames": loaded.trained.frames,
         "control_period": loaded.spec.control_period,
-        "scores": [_without_nan(asdict(score)) for score in scores],
+        "scores": [without_nan(asdict(score)) for score in scores],
     }
     path = folder / f"{stem}.json"
     draft = path.with_suffix(".new")
@@ -229,10 +229,10 @@ def _range(interval: Interval, form: str) -> str:
     return f"{interval.low:{form}} to {interval.high:{form}}"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """`value` with null, which JSON has, for numbers that are not finite, which it has not."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

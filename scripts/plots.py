@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from scripts.reference import Curve
@@ -22,6 +22,8 @@ from scripts.statistics import Interval
 INK, FAINT, GRID = "#22262e", "#7b818c", "#e6e8ec"
 OURS, WARM, DARK = "#1668c7", "#e07b28", "#30353f"
 ACTION_COLOURS = (OURS, WARM, "#2e8b57", "#8e5bb5")  # more actions become a heat map
+LINE_COLOURS = (OURS, WARM, "#2e8b57", "#8e5bb5", "#c2185b", "#8d7b4f", "#5b7083", "#30353f")
+LINE_STYLES = ("-", "--", ":")  # of lines beyond the number of colours
 METHOD_COLOURS = {
     "tdmpc2": "#c2185b",
     "tdmpc": "#d9822b",
@@ -39,6 +41,32 @@ class PlannerScore:
     planner: str
     returns: Interval
     milliseconds: float  # per decision, median
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with its 95 % band, where it has one."""
+
+    label: str  # lines of one label look alike in all panels
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def lines_through(label: str, points: Sequence[Sequence[float]]) -> list[Line]:
+    """The line through points (x, y) or (x, y, low, high); none where there are no points."""
+    return [Line(label, *map(list, zip(*points, strict=True)))] if points else []
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves over the same axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
 
 
 def learning_curve(
@@ -169,6 +197,41 @@ def planner_table_plot(
     axes.set_xlabel(f"{quantity}, 95 % interval")
     axes.grid(visible=False, axis="y")
     axes.set_ylim(-0.6, len(rows) - 0.4)
+    _save(figure, path)
+
+
+def line_panels(path: Path, panels: Sequence[Panel], title: str, log: str = "") -> None:
+    """Draw panels below each other with one legend; `log` names axes with logarithmic scale."""
+    figure, drawn = _figure(len(panels), (8.0, 1.0 + 3.0 * len(panels)), title)
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+    shown = {}
+    for axes, panel in zip(drawn, panels, strict=True):
+        for line in panel.lines:
+            i = labels.index(line.label)
+            colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+            style = LINE_STYLES[i // len(LINE_COLOURS) % len(LINE_STYLES)]
+            (shown[line.label],) = axes.plot(
+                line.x, line.y, marker="o", ms=4, lw=1.8, color=colour, ls=style
+            )
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, lw=0)
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
+        if "x" in log:
+            axes.set_xscale("log")
+            places = sorted({x for line in panel.lines for x in line.x})
+            if len(places) <= 8:
+                axes.set_xticks(places, [f"{x:g}" for x in places])
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        if "y" in log:
+            axes.set_yscale("log")
+    figure.legend(
+        [shown[label] for label in labels],
+        labels,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+    )
     _save(figure, path)
 
 

@@ -1,0 +1,166 @@
+"""`telic benchmark`: a suite of measurements, resumable cell by cell."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mpc import nearest
+from scripts.benchmarks.horizon import Horizon
+from scripts.benchmarks.latency import Latency
+from scripts.benchmarks.store import CellStore
+from scripts.benchmarks.suite import Cell, Report, Suite, document
+from scripts.benchmarks.truth import Truth
+from scripts.evaluate import without_nan
+from scripts.loading import MORE, PlannerChoice
+from scripts.option_help import layout, option_rows
+from scripts.options import Options, read_options, split_groups
+from scripts.settings import build
+from scripts.terminal import complain
+from scripts.terminal import console as make_console
+from scripts.usage import UsageError
+
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth, Horizon)}
+INTERRUPTED = 130
+
+
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """The suites, and the options of the one in `overrides` or else of each."""
+    raw = read_options(files, overrides)
+    wanted = [suite_named(raw)] if "suite" in raw else list(SUITES.values())
+    parts = ["suites:\n" + "\n".join(f"  {s.name:8}  {s.summary}" for s in SUITES.values())]
+    for suite in wanted:
+        rows = option_rows(suite.Settings(suite=suite.name))
+        planners = ",".join(suite.default_planners())
+        rows.append(("planner", planners, "which planners; planner.OPTION=value"))
+        parts.append(layout([*rows, *(MORE if suite.GROUPS else ())]))
+    parts.append(
+        "Finished cells are kept in <out>/cells: after Ctrl-C the same command goes on. It writes\n"
+        "<out>/<suite>.json (all numbers), <suite>.md (tables and targets) and <suite>*.png."
+    )
+    return "\n\n".join(parts)
+
+
+def main(files: Sequence[str], overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Raises UsageError."""
+    raw = read_options(files, overrides)
+    suite = make_suite(raw)
+    cells, out = suite.cells(), folder(suite.settings.out)
+    path = out / "cells" / f"{suite.name}-{suite.hash}.jsonl"
+    store, console = CellStore(path, suite.basis, suite.hash), make_console()
+    try:
+        measure(cells, store, console)
+    except KeyboardInterrupt:
+        kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
+        complain("interrupted", kept, "yellow")
+        return INTERRUPTED
+    finally:
+        store.close()
+    words = [*(f"--config {shlex.quote(file)}" for file in files), shlex.join(overrides)]
+    report = write(suite, store.rows, out, " ".join(["telic benchmark", *words]))
+    for target in report.targets:
+        console.print(target.line())
+    console.print(f"written to {out / suite.name}.md, .json and .png")
+    return 0
+
+
+def suite_named(raw: Options) -> type[Suite]:
+    """The suite that the options name. Raises UsageError."""
+    name = str(raw.get("suite", ""))
+    if name not in SUITES:
+        choices = ", ".join(SUITES)
+        if not name:
+            raise UsageError(f"suite=... is required; choose from {choices}")
+        raise UsageError(
+            f"unknown suite {name!r}{nearest(name, list(SUITES))} (choose from: {choices})"
+        )
+    return SUITES[name]
+
+
+def make_suite(raw: Options) -> Suite:
+    """The suite that the options describe. Raises UsageError."""
+    cls = suite_named(raw)
+    groups, rest = split_groups(raw, (*cls.GROUPS, "planner"))
+    settings = build(cls.Settings, split_lists(cls.Settings, rest))
+    choice = PlannerChoice.read(groups, ",".join(cls.default_planners()))
+    changes = {key: value for key, value in groups.items() if key != "planner"}
+    return cls(settings, choice, changes)
+
+
+def split_lists(schema: type[Any], raw: Options) -> Options:
+    """`raw` with `horizons=10,25` and `horizons=10` as the lists that they mean."""
+    kinds = get_type_hints(schema)
+    found = dict(raw)
+    for key, value in raw.items():
+        if get_origin(kinds.get(key)) is list and not isinstance(value, list | dict | None):
+            words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+            found[key] = words if isinstance(words, list) else [words]
+    return found
+
+
+def folder(out: str | None) -> Path:
+    """Where results go."""
+    if out is not None:
+        return Path(out)
+    checkout = Path("benchmarks") / "results"
+    return checkout if checkout.is_dir() else checkout.parent
+
+
+def measure(cells: Sequence[Cell], store: CellStore, console: Console) -> None:
+    """Measure the cells that `store` lacks, under a progress bar where there is a terminal."""
+    missing = [cell for cell in cells if not store.has(cell.key)]
+    if len(missing) < len(cells):
+        console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
+        for cell in missing:
+            bar.update(task, description=str(cell))
+            store.add(cell.key, cell.measure())
+            bar.advance(task)
+            if not console.is_terminal:
+                console.print(f"  {len(store.rows)}/{len(cells)} {cell}")
+
+
+def write(suite: Suite, rows: list[dict[str, Any]], out: Path, command: str) -> Report:
+    """Write the results as JSON, Markdown and pictures; returns the report."""
+    report, date = suite.report(rows), str(datetime.date.today())
+    result = {
+        "suite": suite.name,
+        "command": command,
+        "date": date,
+        "hash": suite.hash,
+        "basis": suite.basis,
+        "cells": rows,
+        "targets": [vars(target) for target in report.targets],
+    }
+    texts = {
+        "json": json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n",
+        "md": document(suite, report, command, date),
+    }
+    for ending, text in texts.items():
+        draft = out / f".{suite.name}.new"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(out / f"{suite.name}.{ending}")
+    suite.draw(rows, out)
+    return report

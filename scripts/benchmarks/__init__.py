@@ -1,0 +1,1 @@
+"""The suites of `telic benchmark`, one file each."""

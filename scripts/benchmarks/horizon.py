@@ -1,0 +1,314 @@
+"""`suite=horizon`: return of trained agents over the horizon, at equal time per decision."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from omegaconf import MISSING
+
+from agents import Protocol
+from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.suite import (
+    Cell,
+    Report,
+    Rows,
+    Suite,
+    SuiteSettings,
+    Target,
+    registered,
+    select,
+    span,
+    table,
+)
+from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
+from scripts.loading import CHANGES, LoadedRun, PlannerChoice, open_run
+from scripts.options import Options
+from scripts.plots import Line, Panel, line_panels, lines_through
+from scripts.settings import require_at_least
+from scripts.statistics import mean_interval, paired_difference
+
+OURS = "grasp"
+KEPT, LONGEST = 0.95, 50  # share of its best return that GRASP shall keep up to this horizon
+LONG = 25  # horizon from which it shall beat all others
+BEHIND = 0.03  # share by which it may be behind another planner at that one's best horizon
+
+
+@dataclass(frozen=True)
+class HorizonSettings(SuiteSettings):
+    """Options of `telic benchmark suite=horizon`."""
+
+    seed: int = 30_000_000  # of the first episode; far from those of trainings and evaluations
+    runs: list[str] = MISSING  # run folders of trainings
+    device: str = "auto"  # auto, cpu, cuda, mps
+    horizons: list[int] = field(default_factory=lambda: [3, 6, 12, 25, 50])  # control steps
+    budgets: list[float] = field(default_factory=lambda: [10.0, 40.0])  # ms of a decision
+    episodes: int = 10  # per cell, the same starts for all planners
+    decisions: int = 30  # single decisions timed at the end of a cell
+    trials: int = 9  # single decisions timed for each number of iterations that is tried
+    most: int = 1000  # iterations of a plan
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        self.require_list("horizons", 1)
+        require_at_least(self, 1, "episodes", "decisions", "trials", "most")
+        if not self.budgets or min(self.budgets) <= 0:
+            raise ValueError(f"budgets must be above 0 ms, got {self.budgets}")
+        if not self.runs or (self.runs != MISSING and len(set(self.runs)) < len(self.runs)):
+            raise ValueError(f"runs must list different run folders, got {self.runs}")
+
+
+class Horizon(Suite):
+    """How well agents do with longer plans in the same time."""
+
+    name = "horizon"
+    summary = "return of trained agents over the horizon, at equal time per decision"
+    Settings = HorizonSettings
+    GROUPS = CHANGES
+    FIXED: ClassVar = {
+        "horizon": "horizons=3,12",
+        "iterations": "budgets=10,40: as many as fit",
+        "deadline_ms": "budgets=10,40",
+    }
+
+    def __init__(self, settings: HorizonSettings, choice: PlannerChoice, changes: Options) -> None:
+        super().__init__(settings, choice, changes)
+        self.loaded = {run: open_run(run, None, settings.device, changes) for run in settings.runs}
+
+    @classmethod
+    def default_planners(cls) -> list[str]:
+        """All that are registered but those that know nothing."""
+        return [name for name in registered() if name not in ("zero", "random")]
+
+    def facts(self) -> dict[str, Any]:
+        """The trained models and what they are evaluated on."""
+        return {
+            run: {
+                "frames": one.trained.frames,
+                "self_test": one.trained.checkpoint.meta["self_test"],
+                "device": str(one.device),
+                "protocol": self._protocol(one).hash,
+            }
+            for run, one in self.loaded.items()
+        }
+
+    def cells(self) -> list[Cell]:
+        """Every planner at every horizon and budget on every run."""
+        settings, cells = self.settings, []
+        for run, loaded in self.loaded.items():
+            for budget in settings.budgets:
+                for horizon in settings.horizons:
+                    for name in self.choice.names:
+                        # Refuses wrong options before the work begins.
+                        loaded.make_agent(name, self.choice.options | {"horizon": horizon})
+                        key = {"kind": "return", "run": run, "planner": name}
+                        key |= {"horizon": horizon, "ms": budget}
+                        cells.append(Cell(key, partial(self._measure, run, name, horizon, budget)))
+        return cells
+
+    def _protocol(self, loaded: LoadedRun) -> Protocol:
+        settings = self.settings
+        same = EvaluateSettings(run="", episodes=settings.episodes, seed=settings.seed)
+        return make_protocol(loaded, same)
+
+    def _measure(self, run: str, name: str, horizon: int, budget: float) -> dict[str, Any]:
+        """Calibrate on single decisions, then run the episodes with what fits."""
+        settings, loaded = self.settings, self.loaded[run]
+        options = self.choice.options | {"horizon": horizon}
+        protocol = self._protocol(loaded)
+        env = loaded.make_env()
+
+        def decision(found: Options) -> float:
+            agent = loaded.make_agent(name, options | found)
+            device = str(loaded.device)
+            seconds, _ = time_decisions(agent, env, protocol, settings.trials, device)
+            return 1000.0 * statistics.median(seconds)
+
+        config = loaded.make_agent(name, options).planner.config
+        try:
+            found = calibrate(decision, budget, config, settings.most)
+        except ValueError as error:  # such as a planner that needs a goal
+            return {"skipped": str(error)}
+        finally:
+            env.close()
+        agent = loaded.make_agent(name, options | found.options)
+        score = asdict(evaluate_planner(loaded, agent, protocol, settings.decisions))
+        kept = ("options", "returns", "latency_ms", "forward_calls", "backward_calls", "fallbacks")
+        return {"calibration": asdict(found)} | {key: score[key] for key in kept}
+
+    def report(self, rows: Rows) -> Report:
+        """By run and budget: returns, differences to GRASP, what was calibrated; the targets."""
+        settings = self.settings
+        protocol = (
+            f"{settings.episodes} episodes from the same starts for every planner, run side by "
+            "side: a batch plans exactly as single problems do. For each planner, horizon and "
+            "budget the number of iterations is the largest whose median single decision "
+            f"(B = 1, {settings.trials} along an episode) takes at most that long, up to "
+            f"{settings.most}; schedules are laid out for that number and there is no deadline, "
+            "so returns repeat exactly. A sampling planner for which one iteration is too much "
+            "gets half of its samples, and so on, down to 32. A star: one iteration takes longer "
+            "than the budget; that planner has had more time than the others. Other options are "
+            "those of the training for the planner that trained, else the defaults. Intervals at "
+            "95 % over starts of ONE trained model each."
+        )
+        if self.choice.options:
+            protocol += f" Planner options: `{self.choice.options}`."
+        sections, targets = [], []
+        for run, loaded in self.loaded.items():
+            frames = f"{loaded.trained.frames} env frames"
+            found = f"protocol `{self._protocol(loaded).hash}`"
+            sections.append(f"## {loaded.spec.name}: {run}, {frames}, {found}")
+            for budget in settings.budgets:
+                chosen = select(rows, run=run, ms=budget)
+                sections += list(self._tables(chosen, f"{budget:g} ms per decision"))
+                label = f"{loaded.folder.name}, {budget:g} ms"
+                targets += horizon_targets(label, returns(chosen), late(chosen))
+        reasons = [
+            f"- {', '.join(f'{k}={v}' for k, v in row['cell'].items())}: {row['result']['skipped']}"
+            for row in rows
+            if "skipped" in row["result"]
+        ]
+        if reasons:
+            sections.append("\n".join(["## Skipped", "", *reasons]))
+        return Report("Return over the horizon", protocol, sections, targets)
+
+    def _tables(self, rows: Rows, title: str) -> Iterator[str]:
+        """Returns, differences to GRASP, and what plans were made of."""
+        found, slow = returns(rows), late(rows)
+        heading = ["", *(f"H = {h}" for h in self.settings.horizons)]
+        scores, gaps, sizes = [], [], []
+        for name in self.choice.names:
+            line, gap_line, size_line = [name], [name], [name]
+            for horizon in self.settings.horizons:
+                at = name, horizon
+                if at not in found:
+                    for one in (line, gap_line, size_line):
+                        one.append("–")
+                    continue
+                star = " *" if at in slow else ""
+                line.append(span(mean_interval(found[at], np.random.default_rng(0))) + star)
+                ours = found.get((OURS, horizon))
+                gap_line.append("–" if ours is None else _difference(found[at], ours))
+                size_line.append(_size(select(rows, planner=name, horizon=horizon)[0]["result"]))
+            scores.append(line)
+            gaps += [gap_line] if name != OURS else []
+            sizes.append(size_line)
+        yield f"### {title}: return\n\n{table(heading, scores)}"
+        if OURS in self.choice.names and gaps:
+            yield f"### {title}: minus {OURS}, paired by start\n\n{table(heading, gaps)}"
+        title += ": iterations, model calls (differentiated), ms (95th)"
+        yield f"### {title}\n\n{table(heading, sizes)}"
+
+    def draw(self, rows: Rows, folder: Path) -> None:
+        """Return over the horizon, a picture for each run with a panel for each budget."""
+        for number, (run, loaded) in enumerate(self.loaded.items(), 1):
+            panels = []
+            for budget in self.settings.budgets:
+                found = returns(select(rows, run=run, ms=budget))
+                lines: list[Line] = []
+                for name in self.choice.names:
+                    points = []
+                    for horizon in self.settings.horizons:
+                        if (name, horizon) in found:
+                            interval = mean_interval(found[name, horizon], np.random.default_rng(0))
+                            points.append((horizon, interval.point, interval.low, interval.high))
+                    lines += lines_through(name, points)
+                panels.append(Panel(f"{budget:g} ms per decision", "horizon H", "return", lines))
+            path = folder / f"horizon-{number}-{loaded.folder.name}.png"
+            line_panels(path, panels, f"{loaded.spec.name}: {loaded.folder.name}", log="x")
+
+
+Returns = Mapping[tuple[str, int], Sequence[float]]  # by planner and horizon, one per start
+
+
+def returns(rows: Rows) -> Returns:
+    """The returns of one run and budget."""
+    return {
+        (row["cell"]["planner"], row["cell"]["horizon"]): row["result"]["returns"]
+        for row in rows
+        if "returns" in row["result"]
+    }
+
+
+def late(rows: Rows) -> set[tuple[str, int]]:
+    """Which planners take longer than the budget at which horizons."""
+    return {
+        (row["cell"]["planner"], row["cell"]["horizon"])
+        for row in rows
+        if not row["result"].get("calibration", {"fits": True})["fits"]
+    }
+
+
+def horizon_targets(label: str, found: Returns, slow: set[tuple[str, int]]) -> list[Target]:
+    """What shall hold for GRASP on one run and budget, with what was measured.
+
+    Nothing is met where GRASP itself takes longer than the budget.
+    """
+    texts = (
+        f"{label}: {OURS} keeps {100 * KEPT:g} % of its best return at every horizon to {LONGEST}",
+        f"{label}: {OURS} beats every other planner significantly at H >= {LONG}",
+        f"{label}: {OURS} is nowhere more than {100 * BEHIND:g} % behind the best other planner "
+        "at that one's best horizon",
+    )
+    mean = {at: float(np.mean(values)) for at, values in found.items()}
+    ours = {h: value for (name, h), value in mean.items() if name == OURS}
+    others = {at: value for at, value in mean.items() if at[0] != OURS}
+    cheats = sorted(h for name, h in slow if name == OURS)
+    note = f"; over the budget at H = {', '.join(map(str, cheats))}" if cheats else ""
+    kept = {h: value for h, value in ours.items() if h <= LONGEST}
+    targets = []
+    if len(kept) > 1:
+        best, worst = max(kept, key=kept.__getitem__), min(kept, key=kept.__getitem__)
+        measured = f"{kept[worst]:.1f} at H = {worst} against {kept[best]:.1f} at H = {best}{note}"
+        met = kept[worst] >= kept[best] - (1 - KEPT) * abs(kept[best]) and not cheats
+        targets.append(Target(texts[0], measured, met))
+    else:
+        targets.append(Target(texts[0], "–", None))
+    gaps = {
+        at: paired_difference(found[OURS, at[1]], found[at], np.random.default_rng(0))
+        for at in others
+        if at[1] >= LONG and at[1] in ours
+    }
+    if gaps:
+        lost = [
+            f"{name} at H = {h} by {span(gap, '+.1f')}"
+            for (name, h), gap in gaps.items()
+            if not gap.low > 0
+        ]
+        measured = f"{len(gaps) - len(lost)} of {len(gaps)} comparisons"
+        measured += f", not {'; '.join(lost)}" * bool(lost) + note
+        long = any(h >= LONG for h in cheats)
+        targets.append(Target(texts[1], measured, not lost and not long))
+    else:
+        targets.append(Target(texts[1], "–", None))
+    if ours and others:
+        rival = max(others, key=others.__getitem__)
+        worst = min(ours, key=ours.__getitem__)
+        measured = (
+            f"{ours[worst]:.1f} at H = {worst}, {max(ours.values()):.1f} at best, against "
+            f"{others[rival]:.1f} of {rival[0]} at H = {rival[1]}{note}"
+        )
+        met = ours[worst] >= others[rival] - BEHIND * abs(others[rival]) and not cheats
+        targets.append(Target(texts[2], measured, met))
+    else:
+        targets.append(Target(texts[2], "–", None))
+    return targets
+
+
+def _difference(values: Sequence[float], ours: Sequence[float]) -> str:
+    return span(paired_difference(values, ours, np.random.default_rng(0)), "+.1f")
+
+
+def _size(result: Mapping[str, Any]) -> str:
+    """Iterations, samples, model calls and time of a plan."""
+    options, ms = result["calibration"]["options"], result["latency_ms"]
+    calls = f"{result['forward_calls']} ({result['backward_calls']}) calls"
+    made = [f"{options['iterations']} it."] if "iterations" in options else []
+    made += [f"{options['samples']} samples"] if "samples" in options else []
+    return ", ".join([*made, calls, f"{np.median(ms):.1f} ({np.quantile(ms, 0.95):.1f})"])

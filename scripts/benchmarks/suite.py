@@ -1,0 +1,214 @@
+"""What the suites of `telic benchmark` share: cells, targets, and the report they end in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from mpc import PLANNERS, Planner
+from scripts.loading import PlannerChoice
+from scripts.options import Options
+from scripts.settings import build, make_planner_from, prepare_torch, require_at_least, require_seed
+from scripts.statistics import Interval
+from scripts.usage import UsageError
+from scripts.version import code_version
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """Options that every suite has."""
+
+    suite: str = "???"  # latency, truth or horizon
+    out: str | None = None  # folder; null: benchmarks/results where there is one, else benchmarks
+    seed: int = 1  # of everything random
+    threads: int = 1  # of torch on the CPU
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        require_at_least(self, 1, "threads")
+        require_seed(self.seed)
+
+    def require_list(self, option: str, least: float) -> None:
+        """Raise ValueError unless `option` lists different values of at least `least`."""
+        values = getattr(self, option)
+        if not values or min(values) < least or len(set(values)) < len(values):
+            raise ValueError(f"{option} must list different values from {least} on, got {values}")
+
+    def require_positive(self, *options: str) -> None:
+        """Raise ValueError naming the first of the `options` that is not above 0."""
+        for option in options:
+            if not getattr(self, option) > 0:
+                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work, kept when it is finished."""
+
+    key: dict[str, Any]  # tells it from all others of its suite
+    measure: Callable[[], dict[str, Any]]  # the result, as JSON has it
+
+    def __str__(self) -> str:
+        """The key in words."""
+        kind, *rest = self.key.items()
+        return ", ".join([str(kind[1]), *(f"{name}={value}" for name, value in rest)])
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that we want to hold, and whether it was measured to."""
+
+    text: str
+    measured: str
+    met: bool | None  # None: not measured
+
+    def line(self) -> str:
+        """As an item of a checked list."""
+        words = {True: "met", False: "MISSED", None: "not measured"}[self.met]
+        return f"- [{'x' if self.met else ' '}] {self.text}: {self.measured} ({words})"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a suite found out."""
+
+    title: str
+    protocol: str  # what was measured, and how
+    sections: Sequence[str]  # in Markdown
+    targets: Sequence[Target]
+
+
+Rows = Sequence[Mapping[str, Any]]  # finished cells: {"cell": key, "result": ...}
+
+
+class Suite(ABC):
+    """Cells to measure, and a report on them."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Settings: ClassVar[type[SuiteSettings]]
+    GROUPS: ClassVar[tuple[str, ...]] = ()  # groups of options beside `planner`
+    FIXED: ClassVar[Mapping[str, str]] = {}  # planner options that the suite sets: what to use
+
+    def __init__(self, settings: Any, choice: PlannerChoice, changes: Options) -> None:
+        self.settings, self.choice, self.changes = settings, choice, changes
+        prepare_torch(settings.threads)
+        for option, instead in self.FIXED.items():
+            if option in choice.options:
+                raise UsageError(f"planner.{option} is set by suite={self.name}; use {instead}")
+
+    @classmethod
+    @abstractmethod
+    def default_planners(cls) -> list[str]:
+        """Planners that are compared unless `planner` names others."""
+
+    @abstractmethod
+    def cells(self) -> list[Cell]:
+        """All cells, in the order in which they are measured."""
+
+    @abstractmethod
+    def report(self, rows: Rows) -> Report:
+        """What all finished cells say."""
+
+    @abstractmethod
+    def draw(self, rows: Rows, folder: Path) -> None:
+        """Pictures of all finished cells, `<folder>/<name>*.png`."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else the results depend on."""
+        return {}
+
+    @cached_property
+    def basis(self) -> dict[str, Any]:
+        """Everything that results depend on; cells of another basis are never mixed in."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "out"}
+        planners = {"names": self.choice.names, "options": self.choice.options}
+        basis = {"settings": settings, "planner": planners, "changes": self.changes}
+        return basis | {"machine": machine(), "version": code_version(), "facts": self.facts()}
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that stand for the basis."""
+        text = json.dumps(self.basis, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def machine() -> dict[str, Any]:
+    """What timings depend on beside the code."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(": ")[2]
+    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A schema with nothing but a planner."""
+
+    planner: Any = None
+
+
+def planner_of(name: str, *options: Mapping[str, Any]) -> Planner[Any]:
+    """Planner `name` with those of the `options` that it has; later ones win.
+
+    Raises UsageError for a value that the planner refuses.
+    """
+    known = PLANNERS[name].Config.options()
+    chosen: Options = {"name": name}
+    for given in options:
+        chosen |= {key: value for key, value in given.items() if key in known}
+    return make_planner_from(build(_Chosen, {"planner": chosen}).planner)
+
+
+def has_option(planner: str, option: str) -> bool:
+    """Whether `planner` has `option`."""
+    return option in PLANNERS[planner].Config.options()
+
+
+def registered() -> list[str]:
+    """All planners, GRASP first."""
+    return sorted(PLANNERS.names(), key=lambda name: (name != "grasp", name))
+
+
+def select(rows: Rows, **key: Any) -> list[Mapping[str, Any]]:
+    """The rows whose cells have all of these values."""
+    return [row for row in rows if all(row["cell"].get(k) == v for k, v in key.items())]
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def span(interval: Interval, form: str = ".1f") -> str:
+    """An estimate with its bounds, where it has any."""
+    if interval.low != interval.low:
+        return f"{interval.point:{form}}"
+    return f"{interval.point:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def document(suite: Suite, report: Report, command: str, date: str) -> str:
+    """The report as a Markdown document."""
+    found = suite.basis["machine"]
+    origin = (
+        f"`{command}`, {date}, {found['cpu']}, {found['cores']} cores, "
+        f"{suite.settings.threads} thread{'s' * (suite.settings.threads > 1)}, "
+        f"torch {found['torch']}, telic {suite.basis['version']}, seed {suite.settings.seed}, "
+        f"settings `{suite.hash}`."
+    )
+    parts = [f"# {report.title}", origin, report.protocol, *report.sections, "## Targets"]
+    parts.append("\n".join(target.line() for target in report.targets) or "None.")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,448 @@
+"""`telic benchmark`: what it measures, what it makes of it, and that nothing finished is lost."""
+
+import json
+import os
+import re
+import signal
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_helpers import telic, tree
+from test_plots import assert_picture
+
+from mpc import PLANNERS, PlannerConfig, Problem
+from scripts.benchmark import make_suite
+from scripts.benchmarks import latency, truth
+from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.horizon import Horizon, horizon_targets
+from scripts.benchmarks.suite import Target
+from scripts.options import Options
+
+TINY_MODEL = ("model.latent_dim=8", "model.hidden_dim=8", "model.bins=5")
+TINY_LATENCY = (
+    *("suite=latency", "horizons=4,6", "batches=1,2", "compile=false", "repeats=2"),
+    *("planner=grasp,gradient,zero", *TINY_MODEL),
+)
+TINY_TRUTH = (
+    *("suite=truth", "iterations=1,2", "budgets=1e-6", "starts=3", "search=2", "repeats=1"),
+    *("horizon=3", "planner=zero,policy,gradient"),
+)
+
+
+def results(folder: Path, suite: str) -> dict[str, Any]:
+    """The JSON of a suite; checks that the text and the pictures are there too."""
+    text = (folder / f"{suite}.md").read_text()
+    found: dict[str, Any] = json.loads((folder / f"{suite}.json").read_text())
+    assert f"`{found['command']}`, {found['date']}, " in text
+    assert found["basis"]["machine"]["torch"] == torch.__version__ and torch.__version__ in text
+    assert all(t["text"] in text for t in found["targets"])
+    pictures = sorted(folder.glob(f"{suite}*.png"))
+    assert pictures
+    for picture in pictures:
+        alone = folder / "alone" / picture.name
+        alone.parent.mkdir(exist_ok=True)
+        picture.rename(alone)
+        assert_picture(alone)
+        alone.unlink()
+    return found
+
+
+def test_latency_measures_every_planner_at_every_size(tmp_path: Path) -> None:
+    run = telic("benchmark", *TINY_LATENCY, f"out={tmp_path}")
+    assert run.code == 0, run
+    found = results(tmp_path, "latency")
+    assert "repeats=2" in found["command"] and found["basis"]["settings"]["repeats"] == 2
+    cells = {json.dumps(row["cell"]): row["result"] for row in found["cells"]}
+    assert len(cells) == 2 * 3 + 2 * 2 + 1
+    for horizon in (4, 6):
+        for batch in ("1", "2"):
+            size = {"horizon": horizon, "compile": False}
+            whole = [
+                cells[json.dumps({"kind": "plans", "planner": name, **size})][batch]
+                for name in ("grasp", "gradient", "zero")
+            ]
+            assert all(len(one["ms"]) == 2 and min(one["ms"]) > 0 for one in whole)
+            # Warm plans from one restart: 5 steps through the rollout, and no search.
+            assert [one["backward"] for one in whole[1:]] == [5 * horizon, 0]
+            key = {"kind": "iterations", "batch": int(batch), **size}
+            found = cells[json.dumps(key)]
+            # GRASP's iterations are without sync, so six of them cost three times two.
+            assert found["grasp 1"]["backward"] == 3 * found["grasp 0"]["backward"] > 0
+            assert "zero 0" not in found
+    growth = cells[json.dumps({"kind": "growth", "compile": False})]
+    # No sequential call: the number does not depend on the horizon.
+    assert growth["4"]["forward"] == growth["6"]["forward"]
+
+
+def test_an_iteration_takes_the_slope_between_plans() -> None:
+    assert latency.slope([10.0, 12.0, 99.0], [18.0, 20.0], 4) == 2.0
+
+
+def test_plans_in_turn_stop_when_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Fake:
+        def __init__(self, name: str, ms: float) -> None:
+            self.name, self.ms = name, ms
+
+        def once(self) -> float:
+            order.append(self.name)
+            return self.ms
+
+    plans: Any = {"a": Fake("a", 1.0), "b": Fake("b", 400.0)}
+    taken = latency.interleave(plans, repeats=8, enough=1.0)
+    assert order[:10] == ["a", "b"] * 5  # the fewest that are made
+    assert taken == {"a": [1.0] * 8, "b": [400.0] * 5}
+
+
+def test_a_slow_planner_is_skipped_and_named(tmp_path: Path) -> None:
+    assert telic("benchmark", *TINY_LATENCY, "cap=1e-9", f"out={tmp_path}").code == 0
+    found = results(tmp_path, "latency")
+    assert {t["met"] for t in found["targets"]} == {None}
+    text = (tmp_path / "latency.md").read_text()
+    assert "planner=zero, horizon=4, compile=False, B = 2: one plan took" in text
+
+
+def test_only_what_holds_compiled_code_is_measured_compiled() -> None:
+    def made(name: str, horizon: int) -> Any:
+        return PLANNERS[name](PLANNERS[name].Config(horizon=horizon, compile=True))
+
+    assert latency.compiles(made("grasp", 50))
+    assert latency.compiles(made("cem", 8))
+    assert not latency.compiles(made("cem", 9))
+    assert not latency.compiles(made("zero", 3))
+
+
+def plan_row(name: str, horizon: int, **ms: float) -> dict[str, Any]:
+    cell = {"kind": "plans", "planner": name, "horizon": horizon, "compile": False}
+    return {"cell": cell, "result": {b[1:]: {"ms": [value] * 3} for b, value in ms.items()}}
+
+
+def iteration_row(horizon: int, grasp: float, gradient: float) -> dict[str, Any]:
+    """Plans of 2 and 6 iterations that take so long each, and 7 ms beside."""
+    cell = {"kind": "iterations", "horizon": horizon, "batch": 1, "compile": False}
+    result = {
+        f"{name} {i}": {"ms": [7.0 + n * ms]}
+        for name, ms in (("grasp", grasp), ("gradient", gradient))
+        for i, n in enumerate((2, 6))
+    }
+    return {"cell": cell, "result": result}
+
+
+def test_latency_targets_of_hand_made_numbers() -> None:
+    growth = {"cell": {"kind": "growth", "compile": False}}
+    growth["result"] = {"25": {"ms": [2.0, 2.0, 50.0]}, "200": {"ms": [6.0, 5.0, 6.2]}}
+    rows = [
+        iteration_row(50, 2.0, 10.0),
+        iteration_row(200, 2.0, 23.0),
+        growth,
+        plan_row("cem", 10, _1=1.0, _64=20.0),
+        plan_row("cem", 25, _1=1.0, _64=32.5),
+        plan_row("grasp", 10, _1=1.0, _64=32.0),
+        plan_row("mppi", 10, _1=1.0),
+    ]
+    found = latency.targets(rows, (2, 6))
+    assert [target.met for target in found] == [True, False, True, False, True, None]
+    assert [target.measured for target in found] == [
+        "5.0 times (2.00 and 10.00 ms)",
+        "11.5 times (2.00 and 23.00 ms)",
+        "3.00 times (2.00 and 6.00 ms)",
+        "0.508 at H = 25, the worst",
+        "0.500 at H = 10, the worst",
+        "–",
+    ]
+    assert found[0].line().startswith("- [x] eager: an iteration of grasp at B = 1, H = 50")
+    assert found[1].line().endswith("(MISSED)") and found[5].line().endswith("(not measured)")
+
+
+class Machine:
+    """Says how long plans take: a fixed part, and a part per iteration and sample."""
+
+    def __init__(self, once: float, iteration: float, sample: float = 0.0) -> None:
+        self.once, self.iteration, self.sample = once, iteration, sample
+        self.asked: list[Options] = []
+
+    def __call__(self, options: Options) -> float:
+        self.asked.append(options)
+        each = self.iteration + self.sample * options.get("samples", 128)
+        return self.once + each * options.get("iterations", 0)
+
+
+GRADIENT, CEM = PLANNERS["gradient"].Config(), PLANNERS["cem"].Config()
+
+
+@pytest.mark.parametrize("each", [0.7, 1.0, 3.9, 17.0, 35.0])
+def test_calibration_finds_the_largest_count_that_fits(each: float) -> None:
+    clock = Machine(5.0, each)
+    found = calibrate(clock, 40.0, GRADIENT)
+    assert found.fits and found.options == {"iterations": int(35.0 / each + 1e-9)}
+    assert found.milliseconds == clock(found.options)
+    assert len(clock.asked) <= 2 + 2 * 7
+
+
+def test_calibration_ends_at_the_most() -> None:
+    assert calibrate(Machine(1.0, 1e-6), 40.0, GRADIENT, most=300).options == {"iterations": 300}
+    assert calibrate(Machine(1.0, 1e-6), 40.0, GRADIENT, most=1).options == {"iterations": 1}
+
+
+def test_calibration_halves_samples_only_where_one_iteration_is_too_much() -> None:
+    found = calibrate(Machine(0.0, 0.0, 0.1), 13.0, CEM)
+    assert found.options == {"iterations": 1}
+    found = calibrate(Machine(0.0, 0.0, 0.1), 7.0, CEM)
+    fewer = {"samples": 64, "elites": 16, "policy_samples": 12}
+    assert found.options == {"iterations": 1, **fewer} and found.fits
+    clock = Machine(0.0, 0.0, 1.0)
+    found = calibrate(clock, 7.0, CEM)
+    assert found.options["samples"] == 32 and not found.fits and found.milliseconds == 32.0
+    assert [options.get("samples") for options in clock.asked] == [None, 64, 32]
+
+
+def test_calibration_of_what_cannot_do_less() -> None:
+    assert not calibrate(Machine(1.0, 8.0), 5.0, GRADIENT).fits
+    found = calibrate(Machine(9.0, 1.0), 5.0, PlannerConfig())
+    assert found.options == {} and found.milliseconds == 9.0 and not found.fits
+
+
+@pytest.mark.parametrize("task", sorted(truth.TASKS))
+def test_starts_of_exact_problems_are_worth_planning(task: str) -> None:
+    """Something is to be gained from each; and they are the same for every planner."""
+    found = truth.TASKS[task]
+    starts = [found.starts(20, 25, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*starts) and len(starts[0].unique(dim=0)) == 20
+    problem = found.problem(starts[0], 25)
+    plan = PLANNERS["gradient"](PLANNERS["gradient"].Config(horizon=25, iterations=60)).plan(
+        problem, None, torch.Generator().manual_seed(0)
+    )
+    cost = truth.true_cost(problem, plan.actions)
+    still = truth.true_cost(problem, torch.zeros(1, 1, problem.actions.dim).double())
+    torch.testing.assert_close(cost, plan.cost)
+    assert (cost < 0.99 * still).all()
+    if task == "lq":
+        least = -problem.model.value(problem.state)
+        assert (cost >= least * (1 - 1e-9)).all() and (cost < 1.2 * least).all()
+        assert (still > least).all()
+
+
+def test_truth_knows_the_optimum_and_what_doing_nothing_costs(tmp_path: Path) -> None:
+    assert telic("benchmark", *TINY_TRUTH, f"out={tmp_path}").code == 0
+    rows = results(tmp_path, "truth")["cells"]
+    for task in truth.TASKS:
+        known, still = truth.best_known(rows, task), truth.still(rows, task)
+        for row in rows:
+            if row["cell"]["problem"] != task:
+                continue
+            if "costs" in row["result"]:
+                pairs = zip(row["result"]["costs"], known, strict=True)
+                assert all(cost >= best for cost, best in pairs)
+            if row["cell"].get("planner") == "zero":
+                assert row["result"]["costs"] == pytest.approx(still)
+                gap = truth.gap_interval(row["result"], known, still)
+                assert gap is not None and gap.point == pytest.approx(100.0)
+            if row["cell"].get("planner") == "policy":
+                assert "needs a model with a policy" in row["result"]["skipped"]
+    text = (tmp_path / "truth.md").read_text()
+    assert "3 by Riccati equation" in text
+    # Nothing is done in a nanosecond, so every planner makes one iteration and gets its star.
+    assert re.search(r"^\| gradient \| [\d.e+]+ \(.*\), 1 it\. \* \|$", text, re.MULTILINE)
+    assert "- policy on lq: planner 'policy' needs a model with a policy" in text
+
+
+def test_a_long_search_finds_what_closed_forms_say() -> None:
+    """The search that is trusted for the other problems reaches the Riccati cost."""
+    raw = {"suite": "truth", "starts": 3, "search": 60, "problems": "lq", "horizon": 15}
+    suite: Any = make_suite(raw)
+    problem: Problem = suite.problem("lq")
+    least = -problem.model.value(problem.state)
+    for name, options in (truth.SEARCHES["cem"], truth.SEARCHES["gradient"]):
+        found = suite._search(problem, name, options)
+        torch.testing.assert_close(found, least, rtol=2e-3, atol=0.0)
+
+
+def test_horizon_compares_planners_in_equal_time(trained_run: Path, tmp_path: Path) -> None:
+    words = (
+        *("suite=horizon", f"runs={trained_run}", "horizons=2,6", "budgets=1e6", "episodes=3"),
+        *("decisions=1", "trials=1", "most=2", "planner=grasp,cem,policy", "planner.samples=40"),
+        *("planner.elites=4", "planner.policy_samples=4", "env.episode_frames=10"),
+    )
+    assert telic("benchmark", *words, f"out={tmp_path / 'a'}").code == 0
+    found = results(tmp_path / "a", "horizon")
+    assert len(found["cells"]) == 6 and len(found["targets"]) == 3
+    for row in found["cells"]:
+        result, name = row["result"], row["cell"]["planner"]
+        assert len(result["returns"]) == 3 and result["calibration"]["fits"]
+        assert result["options"]["horizon"] == row["cell"]["horizon"]
+        assert result["options"].get("deadline_ms") is None
+        assert result["options"].get("iterations") == (None if name == "policy" else 2)
+    # The policy's actions do not depend on how far it is rolled out.
+    near, far = (r["result"]["returns"] for r in found["cells"] if r["cell"]["planner"] == "policy")
+    assert near == pytest.approx(far, abs=1e-4)
+    # Fixed counts: returns repeat.
+    assert telic("benchmark", *words, f"out={tmp_path / 'b'}").code == 0
+    again = json.loads((tmp_path / "b" / "horizon.json").read_text())
+    assert again["hash"] == found["hash"]
+    for one, other in zip(found["cells"], again["cells"], strict=True):
+        assert one["result"]["returns"] == other["result"]["returns"]
+
+
+def met(found: list[Target]) -> list[bool | None]:
+    return [target.met for target in found]
+
+
+def test_horizon_targets_of_hand_made_numbers() -> None:
+    base = {
+        ("grasp", 3): [100.0, 102.0, 104.0],
+        ("grasp", 25): [99.0, 101.0, 103.0],
+        ("cem", 3): [101.0, 103.0, 105.0],
+        ("cem", 25): [90.0, 91.0, 95.0],
+    }
+    assert met(horizon_targets("x", base, set())) == [True, True, True]
+    # Below 95 % of 102 at one horizon, and so more than 3 % behind the best.
+    falling = base | {("grasp", 50): [95.0, 96.0, 97.0]}
+    assert met(horizon_targets("x", falling, set())) == [False, True, False]
+    # Better on average, but not surely.
+    unsure = base | {("mppi", 25): [50.0, 100.0, 104.0]}
+    found = horizon_targets("x", unsure, set())
+    assert met(found) == [True, False, True]
+    assert "1 of 2 comparisons, not mppi at H = 25 by " in found[1].measured
+    # Best elsewhere: 3 % of 104.2 below is 101.07; GRASP's worst is 101.
+    elsewhere = base | {("cem", 6): [104.2] * 3}
+    assert met(horizon_targets("x", elsewhere, set())) == [True, True, False]
+    # More time than allowed is no way to meet a target; the others may have had it.
+    assert met(horizon_targets("x", base, {("grasp", 3)})) == [False, True, False]
+    assert met(horizon_targets("x", base, {("grasp", 25)})) == [False, False, False]
+    assert met(horizon_targets("x", base, {("cem", 25)})) == [True, True, True]
+    # Returns below zero: 95 % of the best is 5 % of its size further down.
+    negative = {("grasp", 3): [-100.0, -100.0], ("grasp", 6): [-104.0, -104.0]}
+    assert met(horizon_targets("x", negative, set())) == [True, None, None]
+    negative[("grasp", 6)] = [-106.0, -106.0]
+    assert met(horizon_targets("x", negative, set())) == [False, None, None]
+
+
+def test_an_interrupted_benchmark_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[str, int]] = []
+    plans = latency.Latency._plans
+
+    def watched(stop: int) -> Callable[..., Any]:
+        def measure(suite: Any, name: str, horizon: int, compile: bool) -> Any:
+            if len(measured) == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            measured.append((name, horizon))
+            return plans(suite, name, horizon, compile)
+
+        return measure
+
+    words = ("benchmark", *TINY_LATENCY, "batches=1", "horizons=2", f"out={tmp_path}")
+    monkeypatch.setattr(latency.Latency, "_plans", watched(2))
+    result = telic(*words)
+    assert result.code == 130 and "2 of 5 cells kept in " in result.err
+    assert "the same command goes on" in result.err and result.err.count("\n") == 1
+    (kept,) = (tmp_path / "cells").glob("latency-*.jsonl")
+    before = kept.read_text()
+    assert len(before.splitlines()) == 3 and not (tmp_path / "latency.json").exists()
+    kept.write_text(before + '{"cell": {"kind": "pl')  # as a killed process leaves it
+    measured.clear()
+    monkeypatch.setattr(latency.Latency, "_plans", watched(-1))
+    result = telic(*words)
+    assert result.code == 0 and "2 of 5 cells are finished already" in result.out
+    assert measured == [("zero", 2)]
+    assert kept.read_text().startswith(before)
+    found = json.loads((tmp_path / "latency.json").read_text())
+    assert [json.dumps(row) for row in found["cells"]] == kept.read_text().splitlines()[1:]
+    # Other settings begin anew, in a file of their own, and what is finished stays.
+    measured.clear()
+    assert telic(*words, "seed=2").code == 0
+    assert len(measured) == 3 and len(list((tmp_path / "cells").iterdir())) == 2
+    # So do other planner options, and a file that claims to be for others is refused.
+    head, rest = kept.read_text().split("\n", 1)
+    kept.write_text(head.replace(json.loads(head)["hash"], "0" * 12) + "\n" + rest)
+    assert "holds cells of other settings" in telic(*words).error
+
+
+def test_results_go_to_the_checkout_or_a_folder_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("benchmark", "suite=truth", "problems=lq", "planner=zero", "starts=1", "repeats=1")
+    monkeypatch.chdir(tmp_path)
+    assert telic(*words, "budgets=10").code == 0
+    assert (tmp_path / "benchmarks" / "truth.md").is_file()
+    (tmp_path / "benchmarks" / "results").mkdir()
+    assert telic(*words, "budgets=10").code == 0
+    assert (tmp_path / "benchmarks" / "results" / "truth.md").is_file()
+
+
+def test_help_lists_the_options_of_a_suite() -> None:
+    for suite, own in (("latency", "repeats=30"), ("truth", "search=500"), ("horizon", "trials=")):
+        text = telic("benchmark", f"suite={suite}", "--help").out
+        assert own in text and "out=null" in text and "planner=grasp," in text
+        assert ("env.OPTION" in text) == (suite == "horizon")
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        ([], "suite=... is required; choose from latency, truth, horizon"),
+        (["suite=truht"], "unknown suite 'truht'; did you mean 'truth'?"),
+        (["suite=latency", "horizon=3"], "unknown option 'horizon'; did you mean 'horizons'?"),
+        (["suite=latency", "horizons=3,x"], "horizons[1]: Value 'x' of type 'str' could not be"),
+        (["suite=latency", "horizons=3,3"], "horizons must list different values from 1 on"),
+        (["suite=latency", "batches=0"], "batches must list different values from 1 on, got [0]"),
+        (["suite=latency", "counts=6,2"], "counts must be two ascending numbers, got [6, 2]"),
+        (["suite=latency", "cap=0"], "cap must be above 0, got 0.0"),
+        (["suite=latency", "planner=grap"], "unknown planner 'grap'; did you mean 'grasp'?"),
+        (["suite=latency", "planner.horizon=3"], "planner.horizon is set by suite=latency; use"),
+        (["suite=latency", "planner.samples=1"], "planner.samples must be at least 2, got 1"),
+        (["suite=latency", "planner.restarts=many"], "planner.restarts must be a whole number"),
+        (["suite=latency", "model.latent_dim=9"], "model.latent_dim must be a multiple of simplex"),
+        (["suite=latency", "device=cud"], "device must be auto, cpu, cuda or mps, got 'cud'"),
+        (["suite=truth", "problems=lqr"], "problems must be among lq, pendulum, point_mass"),
+        (["suite=truth", "budgets=-1"], "budgets must be above 0 ms, got [-1.0]"),
+        (["suite=truth", "env.action_repeat=2"], "unknown option 'env'"),
+        (["suite=horizon"], "runs=... is required"),
+        (["suite=horizon", "runs=a,a"], "runs must list different run folders, got ['a', 'a']"),
+        (["suite=horizon", "runs=none"], "none is not a run folder: no such folder"),
+        (["suite=latency", "out=/proc/none"], "cannot write to /proc/none/cells: "),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], refusal: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal in telic("benchmark", *words).error
+    assert tree(tmp_path) == {}
+
+
+def test_a_wrong_planner_option_is_refused_before_anything_runs(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    words = ("benchmark", "suite=horizon", f"runs={trained_run}", f"out={tmp_path / 'out'}")
+    assert "planner.restarts must be at least 1" in telic(*words, "planner.restarts=0").error
+    assert "planner.deadline_ms is set by" in telic(*words, "planner.deadline_ms=9").error
+    assert "replan_every must be at most" in telic(*words, "agent.replan_every=4").error
+    assert tree(tmp_path) == {}
+
+
+def test_all_registered_planners_take_part() -> None:
+    for suite, left_out in (
+        (latency.Latency, set()),
+        (truth.Truth, {"policy"}),
+        (Horizon, {"zero", "random"}),
+    ):
+        assert set(suite.default_planners()) == set(PLANNERS.names()) - left_out
+        assert suite.default_planners()[0] == "grasp"
+
+
+def test_warm_plans_follow_the_predicted_states(integrator: Problem) -> None:
+    planner = PLANNERS["zero"](PLANNERS["zero"].Config(horizon=5))
+    plans = latency.WarmPlans(planner, integrator, seed=0)
+    taken = [plans.once() for _ in range(3)]
+    assert statistics.median(taken) > 0 and plans.calls == (5, 0)
+    state = integrator.state
+    for _ in range(3):
+        state = integrator.model.step(state, torch.zeros(3, 1, dtype=torch.float64))
+    torch.testing.assert_close(plans.problem.state, state)
