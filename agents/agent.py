@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpc import BoxActions, Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget, shift
+from mpc import Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget, shift
 from mpc.history import newest, push
 from mpc.warm_start import fill, known_rows
 
@@ -22,7 +22,9 @@ class AgentConfig:
     """How plans are turned into actions."""
 
     replan_every: int = 1  # control steps for which a plan is executed
-    exploration: float = 0.3  # std of exploration noise for planners that have no spread
+    # Std of exploration noise for planners that have no spread; of discrete actions, the chance of
+    # any choice in place of the planned one.
+    exploration: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -96,7 +98,7 @@ class MPCAgent:
     ) -> None:
         self.model, self.planner, self.objective = model, planner, objective
         self.discount, self.config = discount, config or AgentConfig()
-        self._actions = BoxActions(model.action_dim)
+        self._actions = model.action_space
         if self.config.replan_every > planner.config.horizon:
             raise ValueError(
                 f"replan_every must be at most the horizon {planner.config.horizon}, "
@@ -111,11 +113,12 @@ class MPCAgent:
     def act(
         self, obs: NDArray[np.float32], memory: Memory, explore: float = 0.0
     ) -> tuple[NDArray[np.float32], Memory]:
-        """Actions (B, A) in [-1, 1] for observations (B, O), and the memory for the next step.
+        """Actions (B, A) for observations (B, O), and the memory for the next control step.
 
         Replans every `replan_every` control steps, and at once when a row has been forgotten.
         With `explore`, adds that many times the exploration noise: normal, of the planner's own
-        spread where it has one, else of standard deviation `exploration`.
+        spread where it has one, else of standard deviation `exploration`. Of discrete actions, the
+        chance that a choice is replaced by any is `explore * exploration`.
         """
         started = time.perf_counter()
         observed = torch.as_tensor(obs, device=memory.rng.device)
@@ -132,11 +135,10 @@ class MPCAgent:
             memory = self._replan(state, memory)
         warm, age = memory.warm_start, memory.age
         assert warm is not None
-        action = warm.actions[:, age]
+        action = self._actions.execute(warm.actions[:, age])
         if explore:
-            noise = torch.randn(action.shape, generator=memory.rng, device=action.device)
             std = self.config.exploration if warm.std is None else warm.std[:, age]
-            action = self._actions.project(action + explore * std * noise)
+            action = self._actions.explore(action, explore * std, memory.rng)
         result = action.to("cpu", torch.float32).numpy()
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)
@@ -187,13 +189,15 @@ class MPCAgent:
     ) -> WarmStart:
         """Replace rows that are not finite: shifted previous plan, else policy prior, else zeros.
 
+        The zeros are rounded: of discrete actions, the first choice.
+
         Rows without a previous plan are not known to the next one, which starts cold for them.
         """
         action = torch.zeros_like(after.actions[:, 0])
         if problem.model.supports("policy"):
             state = newest(problem.model, problem.state)
             action = problem.model.policy(state).nan_to_num(nan=0.0)
-        safe = action.unsqueeze(1).expand_as(after.actions)
+        safe = self._actions.round(action).unsqueeze(1).expand_as(after.actions)
         usable = torch.zeros_like(finite)
         if warm is not None:
             usable = known_rows(warm, problem.batch, finite.device)

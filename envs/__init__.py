@@ -1,7 +1,8 @@
 """Environments by name, all of them `gymnasium.Env` with float32 vectors in and out.
 
-`make_env("dmc/cartpole-swingup")` gives observations (O,) and takes actions (A,) in [-1, 1]; one
-step is one control step. Importing this package loads no simulator.
+`make_env("dmc/cartpole-swingup")` gives observations (O,) and takes actions (A,) in [-1, 1], or
+one-hot where they are discrete; one step is one control step. Importing this package loads no
+simulator.
 """
 
 from envs.config import EnvConfig, EnvSpec

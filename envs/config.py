@@ -29,10 +29,19 @@ class EnvSpec:
 
     name: str  # the full name, short names spelled out
     obs_dim: int  # O
-    action_dim: int  # A
+    action_dim: int  # A, with discrete actions the sum of `choices`
     action_repeat: int  # env frames per control step
     control_period: float  # seconds of simulated time between two control steps
     episode_steps: int | None  # time limit in control steps; None: there is none
-    action_low: tuple[float, ...]  # native bounds, (A,); the agent always sees [-1, 1]
+    # Native bounds of continuous actions, (A,); the agent always sees [-1, 1].
+    action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     obs_names: tuple[str, ...] | None = None  # (O,) labels such as "velocity[1]"
+    choices: tuple[int, ...] = ()  # in each group of discrete actions; empty if continuous
+
+    @property
+    def actions(self) -> str:
+        """The action space in words, such as "6 actions" or "discrete actions (3 x 2 choices)"."""
+        if self.choices:
+            return f"discrete actions ({' x '.join(map(str, self.choices))} choices)"
+        return f"{self.action_dim} actions"

@@ -7,10 +7,17 @@ from envs.registry import Suite, unknown_environment
 from envs.rendering import RenderingUnavailable, select_gl_backend
 
 # Gymnasium's registry says nothing about spaces; these of its own are left out of the list because
-# their actions are discrete, they give pictures, or they are bridges that need arguments.
+# they give pictures or discrete observations, or they are bridges that need arguments.
 NOT_LISTED = {
-    *("CartPole", "MountainCar", "Acrobot", "LunarLander", "CarRacing"),
-    *("Blackjack", "FrozenLake", "FrozenLake8x8", "CliffWalking", "CliffWalkingSlippery", "Taxi"),
+    *(
+        "CarRacing",
+        "Blackjack",
+        "FrozenLake",
+        "FrozenLake8x8",
+        "CliffWalking",
+        "CliffWalkingSlippery",
+        "Taxi",
+    ),
     *("GymV21Environment", "GymV26Environment"),
 }
 
@@ -42,7 +49,7 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
 
 
 def tasks() -> list[str]:
-    """Return the newest version of each registered id that may have Box spaces; imports nothing."""
+    """Return the newest version of each registered id that we may handle; imports nothing."""
     newest: dict[tuple[str | None, str], gymnasium.envs.registration.EnvSpec] = {}
     for spec in gymnasium.registry.values():
         key = (spec.namespace, spec.name)

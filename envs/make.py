@@ -10,13 +10,14 @@ from gymnasium import spaces
 from envs.config import EnvConfig, EnvSpec
 from envs.registry import Suite, find_suite
 from envs.rendering import RenderingUnavailable, gl_backend_works
-from envs.spaces import check_spaces, observation_labels
-from envs.wrappers import Described, RepeatAction, UnitAction, flatten_observation
+from envs.spaces import check_spaces, choices_of, observation_labels
+from envs.wrappers import ChosenAction, Described, RepeatAction, UnitAction, flatten_observation
 
 
 def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     """Make the environment that the agent sees: Box(-inf, inf, (O,)), Box(-1, 1, (A,)), float32.
 
+    With discrete actions Box(0, 1, (A,)): one-hot groups, of which the largest number is chosen.
     One step is one control step. With `render`, `env.render()` returns (height, width, 3) uint8.
     Raises ValueError, in one line, for names, options or spaces that cannot be used, and
     RenderingUnavailable if `render` is asked for and no picture can be made.
@@ -27,7 +28,7 @@ def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     check_spaces(config.name, env)
     spec = _describe(env, config, suite)
     env = RepeatAction(env, spec.action_repeat)
-    env = UnitAction(env)
+    env = ChosenAction(env) if spec.choices else UnitAction(env)
     env = flatten_observation(env)
     env = Described(env, spec)
     if render:
@@ -65,21 +66,22 @@ def spec_of(env: gymnasium.Env) -> EnvSpec:
 
 def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     prefix, _, task = config.name.partition("/")
-    actions = env.action_space
-    assert isinstance(actions, spaces.Box)
+    actions, choices = env.action_space, choices_of(env.action_space)
+    box = actions if isinstance(actions, spaces.Box) else spaces.Box(0.0, 1.0, (0,))
     repeat = config.action_repeat or suite.action_repeat
     frames = env.spec.max_episode_steps if env.spec else config.episode_frames
     labels = getattr(env.unwrapped, "obs_names", None) or observation_labels(env.observation_space)
     return EnvSpec(
         name=f"{prefix}/{suite.canonical(task)}",
         obs_dim=len(labels),
-        action_dim=math.prod(actions.shape),
+        action_dim=sum(choices) or math.prod(box.shape),
         action_repeat=repeat,
         control_period=_frame_seconds(env) * repeat,
         episode_steps=math.ceil(frames / repeat) if frames else None,
-        action_low=tuple(actions.low.ravel().tolist()),
-        action_high=tuple(actions.high.ravel().tolist()),
+        action_low=tuple(box.low.ravel().tolist()),
+        action_high=tuple(box.high.ravel().tolist()),
         obs_names=labels,
+        choices=choices,
     )
 
 

@@ -1,5 +1,6 @@
-"""Which Gymnasium spaces we accept, and labels for flattened observations."""
+"""Which Gymnasium spaces we accept, their discrete choices, and labels for observations."""
 
+import math
 from collections.abc import Iterator
 
 import gymnasium
@@ -8,20 +9,40 @@ from gymnasium import spaces
 
 
 def check_spaces(name: str, env: gymnasium.Env) -> None:
-    """Raise ValueError unless actions are a finite float Box and observations Boxes of numbers."""
-    actions = env.action_space
-    if not isinstance(actions, spaces.Box):
-        kind = "a discrete action space" if _is_discrete(actions) else "the action space"
-        raise ValueError(f"{name} has {kind} {actions}; telic supports Box actions so far")
-    if not np.issubdtype(actions.dtype, np.floating):
-        raise ValueError(f"{name} has integer actions {actions}; telic supports float Box actions")
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-        raise ValueError(f"{name} has unbounded actions {actions}; telic needs finite bounds")
+    """Raise ValueError unless actions and observations are of a kind that we can handle.
+
+    Actions: a finite float Box, or discrete ones. Observations: Boxes of numbers.
+    """
+    if not choices_of(env.action_space):
+        _check_box_actions(name, env.action_space)
     for label, box in _leaves("observation", env.observation_space):
         if not isinstance(box, spaces.Box):
             raise ValueError(f"{name} has {label} {box}; telic supports Box observations so far")
         if box.dtype == np.uint8 and len(box.shape) == 3:
             raise ValueError(f"{name} has pictures as {label}; pixels are not supported yet")
+
+
+def choices_of(actions: spaces.Space) -> tuple[int, ...]:
+    """Return how many choices each number of a discrete action has; () for any other space."""
+    if isinstance(actions, spaces.Discrete):
+        return (int(actions.n),)
+    if isinstance(actions, spaces.MultiDiscrete):
+        return tuple(actions.nvec.ravel().tolist())
+    if isinstance(actions, spaces.MultiBinary):
+        return (2,) * math.prod(actions.shape)
+    return ()
+
+
+def _check_box_actions(name: str, actions: spaces.Space) -> None:
+    """Raise ValueError unless `actions` is a finite float Box."""
+    if not isinstance(actions, spaces.Box):
+        raise ValueError(
+            f"{name} has the action space {actions}; telic supports Box and discrete actions"
+        )
+    if not np.issubdtype(actions.dtype, np.floating):
+        raise ValueError(f"{name} has integer actions {actions}; telic supports float Box actions")
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        raise ValueError(f"{name} has unbounded actions {actions}; telic needs finite bounds")
 
 
 def observation_labels(space: spaces.Space) -> tuple[str, ...]:
@@ -34,10 +55,6 @@ def number_labels(key: str, shape: tuple[int, ...]) -> list[str]:
     """Return a label for every number of an array: "key[0]", "key[1,2]", or "key" for a scalar."""
     indices = [",".join(map(str, index)) for index in np.ndindex(shape)]
     return [f"{key}[{index}]" if index else key for index in indices]
-
-
-def _is_discrete(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
 def _leaves(label: str, space: spaces.Space) -> Iterator[tuple[str, spaces.Space]]:

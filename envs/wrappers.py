@@ -9,6 +9,7 @@ from gymnasium.wrappers import TransformObservation
 
 from envs.config import EnvSpec
 from envs.rendering import free_drawing
+from envs.spaces import choices_of
 
 
 class RepeatAction(gymnasium.Wrapper):
@@ -51,14 +52,31 @@ class UnitAction(gymnasium.ActionWrapper):
 
     def action(self, action: Any) -> np.ndarray:
         """Return the native action; ValueError if `action` is not finite or not of shape (A,)."""
-        unit = np.asarray(action, dtype=np.float64)
-        if unit.shape != self._centre.shape:
-            raise ValueError(f"action: expected shape {self._centre.shape}, got {unit.shape}")
-        if not np.isfinite(unit).all():
-            raise ValueError(f"action is not finite: {unit}")
+        unit = _checked(action, self._centre.shape)
         stretched = self._centre + self._half * unit
         inside = np.minimum(np.maximum(stretched, self._low), self._high)
         return inside.reshape(self._native.shape).astype(self._native.dtype)
+
+
+class ChosenAction(gymnasium.ActionWrapper):
+    """One-hot groups (A,) in, one group per number of the native discrete action.
+
+    The largest number of a group is the choice, so that any vector stands for an action.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self._native = env.action_space
+        choices = choices_of(self._native)
+        self._ends = np.cumsum(choices)[:-1]
+        self._start = np.ravel(getattr(self._native, "start", 0))
+        self.action_space = spaces.Box(0.0, 1.0, (sum(choices),), np.float32)
+
+    def action(self, action: Any) -> Any:
+        """Return the native action; ValueError if `action` is not finite or not of shape (A,)."""
+        groups = np.split(_checked(action, self.action_space.shape), self._ends)
+        chosen = np.array([group.argmax() for group in groups]) + self._start
+        return chosen.reshape(self._native.shape).astype(self._native.dtype)[()]
 
 
 class Described(gymnasium.Wrapper):
@@ -83,6 +101,16 @@ class Described(gymnasium.Wrapper):
         """Free the pictures and the simulation; may be called again."""
         free_drawing(getattr(self.unwrapped, "mujoco_renderer", None))
         super().close()
+
+
+def _checked(action: Any, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return `action` as float64; ValueError if it is not finite or not of `shape`."""
+    numbers = np.asarray(action, dtype=np.float64)
+    if numbers.shape != shape:
+        raise ValueError(f"action: expected shape {shape}, got {numbers.shape}")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"action is not finite: {numbers}")
+    return numbers
 
 
 def flatten_observation(env: gymnasium.Env) -> gymnasium.Env:

@@ -1,8 +1,8 @@
 """Planners, objectives and their contracts. Imports none of telic's other packages."""
 
 from mpc import baselines, gradient, grasp, icem, latco, sampling
+from mpc.actions import ActionSpace, BoxActions, CategoricalActions, action_space
 from mpc.contracts import (
-    BoxActions,
     Diagnostics,
     Objective,
     Plan,
@@ -20,7 +20,9 @@ from mpc.warm_start import forget, shift
 
 __all__ = [
     "PLANNERS",
+    "ActionSpace",
     "BoxActions",
+    "CategoricalActions",
     "Diagnostics",
     "Effort",
     "GoalDistance",
@@ -35,6 +37,7 @@ __all__ = [
     "WarmStart",
     "Weighted",
     "WorldModel",
+    "action_space",
     "baselines",
     "forget",
     "gradient",

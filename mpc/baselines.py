@@ -19,7 +19,7 @@ class Baseline(Planner[PlannerConfig]):
 
     @abstractmethod
     def choose(self, problem: Problem, rng: torch.Generator) -> Tensor:
-        """Actions (B, H, A) inside the bounds."""
+        """Actions (B, H, A) that can be executed."""
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
@@ -46,16 +46,18 @@ class PolicyPrior(Baseline):
                 f"planner 'policy' needs a model with a policy; "
                 f"{type(problem.model).__name__} has none"
             )
-        return policy_rollout(problem.model, problem.state, problem.horizon)[0]
+        actions, _ = policy_rollout(problem.model, problem.actions, problem.state, problem.horizon)
+        return actions
 
 
 @register("zero")
 class Zero(Baseline):
-    """Zero actions."""
+    """Zero actions; of discrete ones the first choice."""
 
     def choose(self, problem: Problem, rng: torch.Generator) -> Tensor:
-        """Zeros, (B, H, A)."""
-        return problem.state.new_zeros(problem.batch, problem.horizon, problem.actions.dim)
+        """The middle of the action space, rounded, (B, H, A)."""
+        middle = problem.actions.centre((problem.batch, problem.horizon), problem.state)
+        return problem.actions.round(middle)
 
 
 @register("random")
@@ -63,6 +65,6 @@ class Random(Baseline):
     """Uniform random actions."""
 
     def choose(self, problem: Problem, rng: torch.Generator) -> Tensor:
-        """Uniform in [-1, 1], the same draw for all B problems, (B, H, A)."""
+        """Uniform, the same draw for all B problems, (B, H, A)."""
         draw = problem.actions.sample((problem.horizon,), rng, problem.state)
         return draw.expand(problem.batch, *draw.shape)

@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mpc.actions import ActionSpace, BoxActions
 from mpc.pace import Pace
 
 
@@ -48,6 +49,11 @@ class WorldModel(nn.Module):
     action_dim: int
     history: int = 1  # h, how many of the last latents a step depends on
 
+    @property
+    def action_space(self) -> ActionSpace:
+        """What actions it takes; continuous ones unless a model says otherwise."""
+        return BoxActions(self.action_dim)
+
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
         raise self._lacks("encode")
@@ -65,7 +71,7 @@ class WorldModel(nn.Module):
         raise self._lacks("value")
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Action of the policy prior in [-1, 1]: (..., Z) -> (..., A).
+        """Action of the policy prior, to be executed: (..., Z) -> (..., A).
 
         `noise` (..., A), standard normal, draws a sample; without it the mode is returned.
         """
@@ -116,22 +122,6 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class BoxActions:
-    """`dim` real actions, each in [-1, 1]; environments rescale to their own bounds."""
-
-    dim: int
-
-    def project(self, actions: Tensor) -> Tensor:
-        """Nearest allowed actions, the one projection that every planner uses."""
-        return actions.clamp(-1.0, 1.0)
-
-    def sample(self, shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
-        """Uniform actions (*shape, A) on the device and in the type of `like`."""
-        draw = torch.rand(*shape, self.dim, generator=rng, device=like.device, dtype=like.dtype)
-        return 2.0 * draw - 1.0
-
-
-@dataclass(frozen=True)
 class Problem:
     """B planning problems that share a model: from `state`, minimise `objective` over H steps."""
 
@@ -139,7 +129,7 @@ class Problem:
     objective: Objective
     state: Tensor  # (B, h * Z), the latest latents, oldest first; h = 1 but for history models
     horizon: int  # control steps
-    actions: BoxActions
+    actions: ActionSpace
     discount: float = 1.0  # per control step, of the stage and terminal costs
 
     def __post_init__(self) -> None:
@@ -165,7 +155,7 @@ class Problem:
 class WarmStart:
     """What one plan hands to the next; time is axis 1 of every tensor and is shifted."""
 
-    actions: Tensor  # (B, H, A)
+    actions: Tensor  # (B, H, A), relaxed: rounded they are the plan's
     states: Tensor | None = None  # (B, H + 1, Z), after a shift states[:, 0] is what was expected
     std: Tensor | None = None  # (B, H, A), spread of a sampling planner
     elites: Tensor | None = None  # (B, H, E, A), best candidates of a sampling planner
@@ -202,7 +192,7 @@ class Diagnostics:
 class Plan:
     """What planning returns, for B problems, horizon H, A action numbers, Z latent numbers."""
 
-    actions: Tensor  # (B, H, A), inside the action bounds
+    actions: Tensor  # (B, H, A), can be executed as they are
     cost: Tensor  # (B,), predicted cost of `actions`
     states: Tensor  # (B, H + 1, Z), states[:, 0] is the current latent
     warm_start: WarmStart

@@ -52,7 +52,7 @@ def restarts(
     rollouts: Rollouts,
     noise: Tensor,
 ) -> Start:
-    """First the warm start, or for rows without one the mode of the policy prior, else zeros.
+    """First the warm start, or for rows without one the mode of the policy prior, else the middle.
 
     The other restarts follow the policy prior with noise of `init_std` on every action, or are the
     first plus such noise where there is no policy. `noise` (K - 1, H, A) is standard normal.
@@ -66,13 +66,14 @@ def restarts(
         # A sample without noise is the mode, so the cold start shares the batched rollout.
         noise = noise.expand(batch, *noise.shape)
         state = repeat(problem.state, cfg.restarts)
-        actions, states = rollouts.policy(problem.model, state, horizon, noise, cfg.init_std)
+        of = (problem.model, problem.actions, state, horizon)
+        actions, states = rollouts.policy(*of, noise, cfg.init_std)
         calls = horizon - 1
         if warm_start is not None:
             first = fill(known, warm_start.actions, actions[:, 0])
             actions = torch.cat([first.unsqueeze(1), actions[:, 1:]], 1)
     else:
-        first = problem.state.new_zeros(batch, horizon, dim)
+        first = problem.actions.centre((batch, horizon), problem.state)
         if warm_start is not None:
             first = fill(known, warm_start.actions, first)
         actions = first.unsqueeze(1) + cfg.init_std * noise
@@ -83,8 +84,8 @@ def restarts(
 class Descent:
     """Where descent through the rollout ended."""
 
-    actions: Tensor  # (B, K, H, A), the cheapest met from each restart
-    cost: Tensor  # (B, K)
+    actions: Tensor  # (B, K, H, A), the relaxed actions of the cheapest met from each restart
+    cost: Tensor  # (B, K), of executing them
     states: Tensor  # (B, K, H + 1, Z)
     trace: dict[str, Tensor]  # (iterations,) each
 
@@ -101,20 +102,20 @@ def descend(
     n iterations take (n + 1) * H model calls, of which n * H are differentiated.
     """
     model = (problem.model, problem.objective, problem.discount)
-    state = repeat(problem.state, actions.shape[1])
+    space, state = problem.actions, repeat(problem.state, actions.shape[1])
     moments = Adam.zeros(actions)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     costs, norms = [], []
     for i in iterations:
         step = rollouts.descend(
-            *model, state, actions, moments, rate_at(cfg, i, cfg.iterations), cfg.action_clip
+            *model, space, state, actions, moments, rate_at(cfg, i, cfg.iterations), cfg.action_clip
         )
         found = actions, finite_or_worst(step.cost), step.states
         best = found if best is None else cheapest(best, found)
         costs.append(found[1].min(1).values.mean())
         norms.append(step.norm)
-        actions, moments = problem.actions.project(step.actions), step.moments
-    cost, states = rollouts.cost(*model, state, actions)
+        actions, moments = space.project(step.actions), step.moments
+    cost, states = rollouts.cost(*model, state, space.execute(actions))
     found = actions, finite_or_worst(cost), states
     best = found if best is None else cheapest(best, found)
     costs.append(found[1].min(1).values.mean())

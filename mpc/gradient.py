@@ -39,4 +39,5 @@ class Gradient(Planner[RestartConfig]):
             trace=found.trace,
         )
         warm = WarmStart(actions, states)
-        return Plan(actions, pick(found.cost, best), states, warm, diagnostics)
+        executed = problem.actions.execute(actions)
+        return Plan(executed, pick(found.cost, best), states, warm, diagnostics)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mpc.actions import ActionSpace
 from mpc.compilation import compiled
 from mpc.contracts import (
     Diagnostics,
@@ -125,6 +126,7 @@ def iterate(
     model: WorldModel,
     objective: Objective,
     discount: float,
+    space: ActionSpace,
     cfg: GraspConfig,
     window: Tensor,
     path: Path,
@@ -140,7 +142,8 @@ def iterate(
 
     def loss(actions: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = torch.cat([start, free], -2)
-        lifted = lifted_loss(model, objective, discount, cfg, window, states, actions)
+        executed = space.execute(actions)
+        lifted = lifted_loss(model, objective, discount, cfg, window, states, executed)
         return lifted.loss.sum(), lifted
 
     free = path.states[..., 1:, :]
@@ -182,7 +185,7 @@ class Grasp(Planner[GraspConfig]):
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the cheapest restart is the plan."""
-        cfg = self.config
+        cfg, space = self.config, problem.actions
         model = (problem.model, problem.objective, problem.discount)
         spread = problem.model.latent_spread()
         in_parallel = self._chosen_in_parallel(problem, warm_start)
@@ -196,8 +199,10 @@ class Grasp(Planner[GraspConfig]):
             rates = self._schedule[i]
             if rates.noise and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
-            path, lifted, norm = self._iterate(*model, cfg, problem.state, path, rates, noise)
-            path = path._replace(actions=problem.actions.project(path.actions))
+            path, lifted, norm = self._iterate(
+                *model, space, cfg, problem.state, path, rates, noise
+            )
+            path = path._replace(actions=space.project(path.actions))
             forward, backward, done = forward + calls, backward + calls, i + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
@@ -213,15 +218,16 @@ class Grasp(Planner[GraspConfig]):
         best = finite_or_worst(cost).argmin(1)
         moments = self._moments(path, best) if cfg.keep_moments else {}
         actions, states = pick(actions, best), pick(states, best)
+        executed = space.execute(actions)
         diagnostics = Diagnostics(
             iterations=done,
             forward_calls=forward + last_calls + 1,
             backward_calls=backward,
-            defect=defect(problem.model, problem.state, states, actions),
+            defect=defect(problem.model, problem.state, states, executed),
             trace=self._trace(losses, norms),
         )
         after = WarmStart(actions, states, moments=moments)
-        return Plan(actions, pick(cost, best), states, after, diagnostics)
+        return Plan(executed, pick(cost, best), states, after, diagnostics)
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
@@ -236,12 +242,12 @@ class Grasp(Planner[GraspConfig]):
         Of the whole lifted path, or where values judge what comes later, of the first lookahead,
         which begins at s_0 and is not made up at all.
         """
-        cfg = self.config
+        cfg, actions = self.config, problem.actions.execute(path.actions)
         model = (problem.model, problem.objective, problem.discount)
         if self._looks_ahead(problem):
             window = repeat(problem.state, cfg.restarts)
-            return self._rollouts.cost(*model, window, path.actions[..., : cfg.lookahead, :])[0]
-        return lifted_cost(*model, cfg, problem.state, path.states, path.actions)
+            return self._rollouts.cost(*model, window, actions[..., : cfg.lookahead, :])[0]
+        return lifted_cost(*model, cfg, problem.state, path.states, actions)
 
     def _looks_ahead(self, problem: Problem) -> bool:
         cfg = self.config
@@ -298,7 +304,8 @@ class Grasp(Planner[GraspConfig]):
         model = (problem.model, problem.objective, problem.discount)
         window, actions, states = repeat(problem.state, cfg.restarts), path.actions, path.states
         if self._syncing is not None:
-            cost, states = self._rollouts.cost(*model, window, actions)
+            executed = problem.actions.execute(actions)
+            cost, states = self._rollouts.cost(*model, window, executed)
             best = finite_or_worst(cost).argmin(1)
             start = WarmStart(pick(actions, best), pick(states, best))
             plan = self._syncing.plan(problem, start, rng)
@@ -312,7 +319,7 @@ class Grasp(Planner[GraspConfig]):
             for i in range(cfg.sync_steps):
                 rate = rate_at(cfg, i, cfg.sync_steps)
                 step = self._rollouts.descend(
-                    *model, window, actions, moments, rate, cfg.action_clip
+                    *model, problem.actions, window, actions, moments, rate, cfg.action_clip
                 )
                 actions, states = problem.actions.project(step.actions), step.states
                 moments = step.moments
@@ -342,7 +349,8 @@ class Grasp(Planner[GraspConfig]):
         if not in_parallel.all():
             actions = torch.cat([actions, first], 1)
             window = repeat(problem.state, actions.shape[1])
-            true, rolled = self._rollouts.cost(*model, window, actions)
+            executed = problem.actions.execute(actions)
+            true, rolled = self._rollouts.cost(*model, window, executed)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
             states = rolled if synced else torch.cat([states, rolled[:, -1:]], 1)
             if cost is not None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mpc.actions import Distribution
 from mpc.contracts import Problem
 from mpc.registry import register
 from mpc.rollout import EAGER, finite_or_worst, pick
-from mpc.sampling import CEM, EliteConfig, Gaussian
+from mpc.sampling import CEM, EliteConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ICEM(CEM):
             self._rollouts = EAGER
 
     def finish(
-        self, problem: Problem, dist: Gaussian, candidates: Tensor, cost: Tensor
+        self, problem: Problem, dist: Distribution, candidates: Tensor, cost: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The cheaper of the best candidate and the new mean, in one rollout of both."""
         best = pick(candidates, cost.argmin(1))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mpc.actions import ActionSpace
 from mpc.compilation import compiled
 from mpc.contracts import Objective, PlannerConfig, Transition, WorldModel
 from mpc.history import newest, push
@@ -44,6 +45,7 @@ def after(transition: Transition, discount: float) -> Tensor | float:
 
 def policy_rollout(
     model: WorldModel,
+    space: ActionSpace,
     state: Tensor,
     horizon: int,
     noise: Tensor | None = None,
@@ -51,22 +53,22 @@ def policy_rollout(
 ) -> tuple[Tensor, Tensor]:
     """Actions that the policy prior takes over `horizon` predicted steps, and where it takes them.
 
-    Without `noise` the mode of the policy; with it a sample, of the policy's own spread or of
-    `std` around the mode. state (..., h * Z), noise (..., H, A) standard normal
-    -> actions (..., H, A) in [-1, 1], states s_0..s_{H-1} (..., H, Z).
+    Without `noise` the mode of the policy; with it a sample, of the policy's own spread or, in the
+    relaxed actions, of `std` around the mode. state (..., h * Z), noise (..., H, A) standard
+    normal -> actions (..., H, A), states s_0..s_{H-1} (..., H, Z).
     The last action needs no prediction, so this is H - 1 model calls.
     """
     actions: list[Tensor] = []
     states = [newest(model, state)]
     for t in range(horizon):
         if t:
-            states.append(model.step(state, actions[-1]))
+            states.append(model.step(state, space.execute(actions[-1])))
             state = push(model, state, states[-1])
         draw = None if noise is None else noise[..., t, :]
         if draw is None or std is None:
             actions.append(model.policy(states[-1], draw))
         else:
-            actions.append((model.policy(states[-1]) + std * draw).clamp(-1.0, 1.0))
+            actions.append(space.project(model.policy(states[-1]) + std * draw))
     return torch.stack(actions, -2), torch.stack(states, -2)
 
 
@@ -84,6 +86,7 @@ def descent_step(
     model: WorldModel,
     objective: Objective,
     discount: float,
+    space: ActionSpace,
     state: Tensor,
     actions: Tensor,
     moments: Adam,
@@ -93,7 +96,8 @@ def descent_step(
     """An Adam step on actions (B, K, H, A) by backpropagation through H sequential model calls."""
 
     def loss(actions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        cost, states = trajectory_cost(model, objective, discount, state, actions)
+        executed = space.execute(actions)
+        cost, states = trajectory_cost(model, objective, discount, state, executed)
         # The second term is for objectives that no action has an influence on.
         return cost.sum() + 0.0 * actions.sum(), (cost, states)
 

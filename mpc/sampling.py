@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from mpc.actions import Distribution
 from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart, expect
 from mpc.noise import coloured
 from mpc.registry import register
 from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 from mpc.warm_start import fill, known_rows
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Independent normal distribution over action sequences."""
-
-    mean: Tensor  # (B, H, A)
-    std: Tensor  # (B, H, A)
 
 
 @dataclass(frozen=True)
@@ -69,22 +62,26 @@ class SamplingPlanner(Planner[S]):
         self._rollouts = rollouts_for(config)
 
     @abstractmethod
-    def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
-        """Candidates (B, N, H, A), before projection, from standard normal noise (N, H, A)."""
+    def sample(self, dist: Distribution, noise: Tensor) -> Tensor:
+        """Candidates (B, N, H, A), before rounding, from standard normal noise (N, H, A)."""
 
     @abstractmethod
-    def refit(self, dist: Gaussian, candidates: Tensor, cost: Tensor) -> Gaussian:
+    def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
         """Next distribution from candidates (B, N, H, A) and their cost (B, N)."""
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
-        """Iterate sample and refit, then `finish`."""
+        """Iterate sample and refit, then `finish`.
+
+        Of discrete actions, whose mean is none, the plan is the cheapest candidate of all.
+        """
         cfg, horizon = self.config, problem.horizon
         dist = self._start(problem, warm_start)
         fixed = self._policy_candidates(problem, rng)
         elites, known = self._handed_over(problem, warm_start)
         # Coloured noise is periodic: in half of a period the last step need not be like the first.
         period = 2 * horizon if cfg.noise_beta else horizon
+        met, least = dist.mean, problem.state.new_full((problem.batch,), torch.inf)
         best = []
         for i in self.iterations(cfg.iterations):
             drawn = cfg.count(i) - 1 - (0 if fixed is None else fixed.shape[1])
@@ -94,14 +91,21 @@ class SamplingPlanner(Planner[S]):
                 sampled = _replace_last(sampled, elites, known)
             groups = [dist.mean.unsqueeze(1), sampled]
             groups += [] if fixed is None else [fixed]
-            candidates = problem.actions.project(torch.cat(groups, 1))
+            candidates = problem.actions.round(torch.cat(groups, 1))
             cost, _ = self._roll_out(problem, candidates)
             cost = finite_or_worst(cost)
             dist = self.refit(dist, candidates, cost)
             if self.kept:
                 elites, known = cheapest(candidates, cost, self.kept)[0], torch.ones_like(known)
-            best.append(cost.min(1).values.mean())
-        actions, cost, states = self.finish(problem, dist, candidates, cost)
+            low, index = cost.min(1)
+            best.append(low.mean())
+            if not problem.actions.averages:
+                met, least = fill(low < least, pick(candidates, index), met), low.minimum(least)
+        if problem.actions.averages:
+            actions, cost, states = self.finish(problem, dist, candidates, cost)
+        else:
+            actions = problem.actions.round(met)
+            cost, states = self._roll_out(problem, actions)
         prior_calls = 0 if fixed is None else horizon - 1
         diagnostics = Diagnostics(
             iterations=len(best),
@@ -112,13 +116,13 @@ class SamplingPlanner(Planner[S]):
         warm = WarmStart(
             actions,
             states,
-            std=dist.std if self.narrows else None,
+            std=dist.noise_std if self.narrows else None,
             elites=None if elites is None else elites.transpose(1, 2),
         )
         return Plan(actions, cost, states, warm, diagnostics)
 
     def finish(
-        self, problem: Problem, dist: Gaussian, candidates: Tensor, cost: Tensor
+        self, problem: Problem, dist: Distribution, candidates: Tensor, cost: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The plan, its cost and states: the mean of the last distribution, rolled out once.
 
@@ -145,12 +149,13 @@ class SamplingPlanner(Planner[S]):
         expect("warm start elites", warm_start.elites, *shape)
         return warm_start.elites.transpose(1, 2)[:, : self.kept], known
 
-    def _start(self, problem: Problem, warm_start: WarmStart | None) -> Gaussian:
-        mean = problem.state.new_zeros(problem.batch, problem.horizon, problem.actions.dim)
+    def _start(self, problem: Problem, warm_start: WarmStart | None) -> Distribution:
+        mean = problem.actions.centre((problem.batch, problem.horizon), problem.state)
         if warm_start is not None:
             known = known_rows(warm_start, problem.batch, problem.state.device)
             mean = fill(known, warm_start.actions, mean)
-        return Gaussian(mean, torch.full_like(mean, self.first_std))
+        std = torch.full_like(mean, self.first_std)
+        return problem.actions.distribution(mean, std)
 
     def _policy_candidates(self, problem: Problem, rng: torch.Generator) -> Tensor | None:
         count = self.config.policy_samples
@@ -159,7 +164,8 @@ class SamplingPlanner(Planner[S]):
         noise = problem.normal((count, problem.horizon, problem.actions.dim), rng)
         state = repeat(problem.state, count)
         noise = noise.expand(problem.batch, *noise.shape)
-        return self._rollouts.policy(problem.model, state, problem.horizon, noise)[0]
+        of = (problem.model, problem.actions, state, problem.horizon)
+        return self._rollouts.policy(*of, noise)[0]
 
 
 def cheapest(candidates: Tensor, cost: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -193,15 +199,13 @@ class RandomShooting(SamplingPlanner[ShootingConfig]):
     Config = ShootingConfig
     narrows = False
 
-    def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
-        """Uniform in [-1, 1], whatever the distribution, (B, N, H, A)."""
-        # The normal distribution function turns normal noise into uniform noise.
-        uniform = 2.0 * torch.special.ndtr(noise) - 1.0
-        return uniform.expand(dist.mean.shape[0], *noise.shape)
+    def sample(self, dist: Distribution, noise: Tensor) -> Tensor:
+        """Uniform, whatever the distribution, (B, N, H, A)."""
+        return dist.uniform(noise)
 
-    def refit(self, dist: Gaussian, candidates: Tensor, cost: Tensor) -> Gaussian:
+    def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
         """Move to the best candidate; the mean itself is one, so the cost never rises."""
-        return Gaussian(pick(candidates, cost.argmin(1)), dist.std)
+        return replace(dist, mean=pick(candidates, cost.argmin(1)))
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,7 @@ class EliteConfig(SamplingConfig):
     elites: int = 32  # best candidates, to which the distribution is refitted
     keep_elites: float = 0.0  # share of them that competes again, also in the next plan
     momentum: float = 0.0  # share of the old distribution in the next one
+    # The spread is a standard deviation; of discrete actions, the share of even chances.
     max_std: float = 2.0  # where the spread starts; actions lie in [-1, 1]
     min_std: float = 0.05  # below which it does not shrink
 
@@ -237,7 +242,7 @@ E = TypeVar("E", bound=EliteConfig)
 
 
 class ElitePlanner(SamplingPlanner[E]):
-    """Normal candidates; the distribution moves to the weighted mean and spread of the elites."""
+    """The distribution that is drawn from moves to the weighted mean and spread of the elites."""
 
     Config = EliteConfig
 
@@ -245,21 +250,21 @@ class ElitePlanner(SamplingPlanner[E]):
         super().__init__(config)
         self.first_std, self.kept = config.max_std, config.kept()
 
-    def sample(self, dist: Gaussian, noise: Tensor) -> Tensor:
-        """mean + std * noise, (B, N, H, A)."""
-        return dist.mean.unsqueeze(1) + dist.std.unsqueeze(1) * noise
+    def sample(self, dist: Distribution, noise: Tensor) -> Tensor:
+        """Draws from the distribution, (B, N, H, A)."""
+        return dist.draw(noise)
 
-    def refit(self, dist: Gaussian, candidates: Tensor, cost: Tensor) -> Gaussian:
-        """Weighted mean and standard deviation of the elites, blended with those of before."""
+    def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
+        """Fit to the weighted elites, blended with the distribution of before."""
         cfg = self.config
         elites, least = cheapest(candidates, cost, cfg.elites)
-        weight = self.weigh(least)[..., None, None]
-        mean = (weight * elites).sum(1)
-        variance = (weight * (elites - mean.unsqueeze(1)).square()).sum(1)
-        std = variance.sqrt().clamp(cfg.min_std, cfg.max_std)
+        mean, std = dist.fit(elites, self.weigh(least))
+        std = std.clamp(cfg.min_std, cfg.max_std)
         # Without momentum exactly the new values.
-        return Gaussian(
-            torch.lerp(mean, dist.mean, cfg.momentum), torch.lerp(std, dist.std, cfg.momentum)
+        return replace(
+            dist,
+            mean=torch.lerp(mean, dist.mean, cfg.momentum),
+            std=torch.lerp(std, dist.std, cfg.momentum),
         )
 
     @abstractmethod

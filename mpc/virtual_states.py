@@ -61,8 +61,9 @@ def renew(
         if tail == "policy" and model.supports("policy"):
             actions[:, t] = problem.actions.project(model.policy(states[:, t]))
         elif tail == "zero":
-            actions[:, t] = 0.0
-        states[:, t + 1] = model.step(windows(model, problem.state, states)[:, t], actions[:, t])
+            actions[:, t] = problem.actions.centre((), actions)
+        executed = problem.actions.execute(actions[:, t])
+        states[:, t + 1] = model.step(windows(model, problem.state, states)[:, t], executed)
     return replace(warm_start, actions=actions, states=states), warm_start.filled
 
 
@@ -99,7 +100,7 @@ def initial_states(
         # The last virtual state enters no prediction; it may start where its predecessor is.
         states = torch.cat([start.states, start.states[..., -1:, :]], -2)
     elif kind in ("rollout", "random"):
-        actions, window = start.actions, repeat(problem.state, count)
+        actions, window = problem.actions.execute(start.actions), repeat(problem.state, count)
         if kind == "random":
             assert draw is not None
             actions = draw.expand_as(actions)

@@ -64,7 +64,9 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()
         }
         spec = EnvSpec(**env)
-        model = LatentModel(spec.obs_dim, spec.action_dim, ModelConfig(**meta["model"]))
+        model = LatentModel(
+            spec.obs_dim, spec.action_dim, ModelConfig(**meta["model"]), spec.choices
+        )
         model.load_state_dict(checkpoint.tensors["model"])
         frames, discount = int(meta["frames"]), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])
@@ -84,7 +86,7 @@ def require_same_task(trained: EnvSpec, wanted: EnvSpec, folder: Path) -> None:
     """Raise CheckpointError unless a model for `trained` can act in `wanted`."""
     if trained.name != wanted.name:
         raise CheckpointError(f"{folder} was trained on {trained.name}, not on {wanted.name}")
-    for key in ("obs_dim", "action_dim", "action_repeat"):
+    for key in ("obs_dim", "action_dim", "choices", "action_repeat"):
         ours, theirs = getattr(trained, key), getattr(wanted, key)
         if ours != theirs:
             raise CheckpointError(

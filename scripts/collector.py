@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mpc import ActionSpace
 from world_models import CheckpointError, Episode
 
 
@@ -90,20 +91,21 @@ class RandomActions:
 
     HOLDS = ((1, 1), (1, 20), (8, 30))  # shortest and longest hold in control steps, by kind
 
-    def __init__(self, dim: int, seed: int) -> None:
-        self.dim = dim
+    def __init__(self, space: ActionSpace, seed: int) -> None:
+        self.space = space
         self.rng = torch.Generator().manual_seed(seed)
         self._left = 0
-        self._action = torch.zeros(dim)
+        self._action = torch.zeros(space.dim)
 
     def act(self, episode: int) -> NDArray[np.float32]:
-        """Action (A,) in [-1, 1] for the next control step of episode number `episode`."""
+        """Action (A,) for the next control step of episode number `episode`."""
         kind = episode % len(self.HOLDS)
         if self._left == 0:
             low, high = self.HOLDS[kind]
             self._left = int(torch.randint(low, high + 1, (), generator=self.rng))
-            self._action = 2.0 * torch.rand(self.dim, generator=self.rng) - 1.0
+            self._action = self.space.sample((), self.rng, self._action)
             if kind == 2:
+                # Discrete choices are one-hot and stay as they are.
                 self._action = self._action.sign()
         self._left -= 1
         return self._action.numpy()

@@ -57,21 +57,23 @@ class TrainingRun:
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = LatentModel(self.spec.obs_dim, self.spec.action_dim, settings.model)
+            model = LatentModel(
+                self.spec.obs_dim, self.spec.action_dim, settings.model, self.spec.choices
+            )
         self.model = model.to(self.device)
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
         assert self.spec.episode_steps is not None
         needed = settings.train.frames // self.spec.action_repeat + self.spec.episode_steps
         self.replay = Replay(
-            # Room for the last row of every episode, and no more than the run can fill.
-            min(settings.replay.capacity, 2 * needed + 1),
+            # Room for the rows at the end of every episode, and no more than the run can fill.
+            min(settings.replay.capacity, (1 + settings.loss.horizon) * needed + 1),
             self.spec.obs_dim,
             self.spec.action_dim,
             settings.loss.horizon,
             seed,
         )
-        self.random = RandomActions(self.spec.action_dim, seed)
+        self.random = RandomActions(model.action_space, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (
@@ -303,8 +305,8 @@ def require_trainable(settings: Settings, spec: EnvSpec) -> None:
     """Raise ValueError unless episodes end, fit the replay, and hold a window to learn from."""
     if spec.episode_steps is None:
         raise ValueError(f"{spec.name} has no time limit; give it one, env.episode_frames=1000")
-    # An episode of T control steps takes T + 1 rows.
-    needed, capacity = spec.episode_steps + 1, settings.replay.capacity
+    # An episode of T control steps takes T + 1 rows, one that terminates T + loss.horizon.
+    needed, capacity = spec.episode_steps + settings.loss.horizon, settings.replay.capacity
     if capacity < needed:
         raise ValueError(
             f"replay.capacity must be at least {needed} to hold an episode of "

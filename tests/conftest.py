@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mpc import (
-    BoxActions,
+    ActionSpace,
+    CategoricalActions,
     Effort,
     GoalDistance,
     Objective,
@@ -63,6 +64,31 @@ class Homing(Drift):
         return (-z if noise is None else noise - z).clamp(-1.0, 1.0)
 
 
+class Switched(WorldModel):
+    """A model of continuous actions driven by choices: their sum of rows of `effects` (A, A')."""
+
+    def __init__(self, model: WorldModel, choices: tuple[int, ...], effects: Tensor) -> None:
+        super().__init__()
+        self.model, self.choices, self.effects = model, choices, effects
+        self.latent_dim, self.action_dim = model.latent_dim, effects.shape[0]
+
+    @property
+    def action_space(self) -> ActionSpace:
+        return CategoricalActions(self.choices)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        return self.model.encode(obs)
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        return self.model.step(z, a @ self.effects)
+
+    def reward(self, z: Tensor, a: Tensor) -> Tensor:
+        return self.model.reward(z, a @ self.effects)
+
+    def value(self, z: Tensor) -> Tensor:
+        return self.model.value(z)
+
+
 @pytest.fixture
 def drift() -> Callable[..., Drift]:
     return Drift
@@ -113,7 +139,7 @@ def make_problem(
     objective: Objective | None = None,
     discount: float = 1.0,
 ) -> Problem:
-    actions = BoxActions(model.action_dim)
+    actions = model.action_space
     return Problem(model, objective or Reward(), state, horizon, actions, discount)
 
 
@@ -154,12 +180,14 @@ def plan() -> Callable[..., Plan]:
     return call
 
 
-def random_latent_model(obs_dim: int = 3, action_dim: int = 2, seed: int = 0) -> LatentModel:
+def random_latent_model(
+    obs_dim: int = 3, action_dim: int = 2, seed: int = 0, choices: tuple[int, ...] = ()
+) -> LatentModel:
     """A small latent model in float64 with random weights everywhere, zero layers included."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=11, bin_limit=3.0)
-        model = LatentModel(obs_dim, action_dim, config).double()
+        model = LatentModel(obs_dim, action_dim, config, choices).double()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
     return model
@@ -183,19 +211,37 @@ def goal_problem() -> Problem:
     return make_problem(double_integrator(), state, 5, Weighted(parts), 0.9)
 
 
-def latent_problem() -> Problem:
+def switched_problem() -> Problem:
+    """Reward of the double integrator under three possible pushes, from three starts."""
+    pushes = torch.tensor([[-1.0], [0.0], [0.6]], dtype=torch.float64)
+    model = Switched(double_integrator(), (3,), pushes)
+    return make_problem(model, integrator_problem().state, 5, discount=0.9)
+
+
+def choosing_problem() -> Problem:
+    """A learned model of two choices out of three and two, with random weights."""
+    return latent_problem(random_latent_model(action_dim=5, choices=(3, 2)))
+
+
+def latent_problem(model: LatentModel | None = None) -> Problem:
     """A learned model, with a policy, a value and ends of episodes, and random weights."""
-    model = random_latent_model()
+    model = model or random_latent_model()
     obs = torch.randn(3, 3, generator=Generators()(7), dtype=torch.float64)
     return make_problem(model, model.encode(obs).detach(), 5, discount=0.95)
 
 
-PROBLEMS = {"integrator": integrator_problem, "goal": goal_problem, "latent": latent_problem}
+PROBLEMS = {
+    "integrator": integrator_problem,
+    "goal": goal_problem,
+    "latent": latent_problem,
+    "switched": switched_problem,
+    "choosing": choosing_problem,
+}
 
 
 @pytest.fixture(params=sorted(PROBLEMS))
 def problem(request: pytest.FixtureRequest) -> Problem:
-    """Three problems at once (B = 3), over each kind of model and objective in turn."""
+    """Three problems at once (B = 3), over each kind of model, objective and action in turn."""
     return PROBLEMS[request.param]()
 
 
@@ -207,6 +253,16 @@ def integrator() -> Problem:
 @pytest.fixture
 def goal_task() -> Problem:
     return goal_problem()
+
+
+@pytest.fixture
+def switched() -> Problem:
+    return switched_problem()
+
+
+@pytest.fixture
+def choosing() -> Problem:
+    return choosing_problem()
 
 
 @pytest.fixture

@@ -344,6 +344,17 @@ def test_elites_of_a_broken_plan_are_replaced_too(scripted: Callable[..., MPCAge
     np.testing.assert_allclose(fourth[0, :, 1, 0], [0.31, 0.32, 0.33, 0.33])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_choices_fall_back_to_the_first(value: float, switched: Problem) -> None:
+    """Of discrete actions, zeros are none that could be executed."""
+    model = switched.model
+    model.reward = lambda z, a: value + 0.0 * a.sum(-1)
+    agent = MPCAgent(model, make_planner("gradient"), Reward(), 1.0)
+    actions, memory = agent.act(OBS, agent.start(0))
+    assert actions.tolist() == [[1.0, 0.0, 0.0]] * 3
+    assert memory.fallbacks == 3
+
+
 # ---- exploration
 
 
@@ -374,6 +385,21 @@ def test_exploration_without_a_spread_is_an_option_and_keeps_the_bounds(
         assert np.mean(np.abs(bold) == 1.0) > 0.9
     calm, _ = agent.act(obs, agent.start(0))
     assert not calm.any()
+
+
+@pytest.mark.parametrize("name", ["zero", "cem", "gradient"])
+def test_exploration_replaces_choices_with_its_chance(name: str, switched: Problem) -> None:
+    """explore * exploration = 0.5 * 0.6 of the choices are drawn anew, one of three stays."""
+    agent = MPCAgent(switched.model, make_planner(name), Reward(), 0.9, AgentConfig(1, 0.6))
+    obs = np.tile([[1.0, 0.0]], (4000, 1))
+    calm, _ = agent.act(obs, agent.start(0))
+    bold, memory = agent.act(obs, agent.start(0), 0.5)
+    assert (np.sort(bold, 1) == [0.0, 0.0, 1.0]).all()
+    assert np.mean((calm != bold).any(1)) == pytest.approx(0.2, abs=0.03)
+    # The plan itself stays: without exploration the next control step goes on from it.
+    assert torch.equal(
+        memory.warm_start.actions, agent.act(obs, agent.start(0))[1].warm_start.actions
+    )
 
 
 def test_exploration_does_not_leak_into_the_plan(searching: Callable[..., MPCAgent]) -> None:

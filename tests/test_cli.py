@@ -74,7 +74,7 @@ def test_version() -> None:
         (["train", "--config"], "argument --config: expected one argument"),
         (["train", "seed"], "'seed' is not an option; write key=value, such as seed=2"),
         (["train", "env=dmc/cartpole-swngup"], "did you mean 'dmc/cartpole-swingup'?"),
-        (["train", "env=gym/CartPole-v1"], "CartPole-v1 has a discrete action space"),
+        (["train", "env=gym/FrozenLake-v1"], "FrozenLake-v1 has observation Discrete(16)"),
         (["train", "env=nowhere/x"], "environment 'nowhere/x' is unknown"),
         (["train", "planner=grap"], "unknown planner 'grap'; did you mean 'grasp'?"),
         (["train", "sed=3"], "unknown option 'sed'; did you mean 'seed'?"),
@@ -89,7 +89,7 @@ def test_version() -> None:
         (["train", "device=mps"], "device 'mps' is not available on this machine"),
         (["train", "--config", "debg"], "no config file 'debg'; did you mean 'debug'?"),
         (["train", "--config", "no.yaml"], "no config file 'no.yaml'"),
-        (["train", "replay.capacity=500"], "replay.capacity must be at least 501 to hold an epi"),
+        (["train", "replay.capacity=500"], "replay.capacity must be at least 503 to hold an epi"),
         (["train", "env.episode_frames=4"], "loss.horizon must be at most the 2 control steps"),
         (["train", "agent.replan_every=4"], "agent.replan_every must be at most planner.horizon"),
         (["train", "resume=none"], "none is not a run folder: no such folder"),
@@ -97,7 +97,7 @@ def test_version() -> None:
         (["control", "run=none"], "none is not a run folder: no such folder"),
         (["list", "planer"], "telic list takes one of planners, envs, models, configs, got"),
         (["doctor", "seed=3"], "telic doctor takes no options, got 'seed=3'"),
-        (["check-env", "env=gym/CartPole-v1"], "CartPole-v1 has a discrete action space"),
+        (["check-env", "env=gym/FrozenLake-v1"], "FrozenLake-v1 has observation Discrete(16)"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(

@@ -587,3 +587,120 @@ def test_entropy_is_rewarded() -> None:
     course = torch.stack([trainer.update(batch) for _ in range(60)])[:, METRICS.index("entropy")]
     # The uniform distribution on [-1, 1] has the largest entropy, ln 2.
     assert course[:5].mean() < -1.0 and 0.3 < course[-5:].mean() < 0.8
+
+
+# ---- discrete actions
+
+CHOICES = (3, 2)
+
+
+@pytest.fixture
+def choosing_trainer() -> Trainer:
+    """A trainer of a model of two choices, random weights in all layers."""
+    model = LatentModel(2, 5, TINY, CHOICES)
+    for i, parameter in enumerate(model.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(i))
+    return Trainer(model, LossConfig(compile=False, entropy=0.1), 0.9)
+
+
+def joint(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pair of choices (6, 5), and its probability at `z` (B, Z): (B, 6)."""
+    one, other = model.actor(z).split(CHOICES, -1)
+    pairs = [torch.cat([a, b]) for a in torch.eye(3) for b in torch.eye(2)]
+    prob = one.softmax(-1).unsqueeze(-1) * other.softmax(-1).unsqueeze(-2)
+    return torch.stack(pairs), prob.flatten(-2)
+
+
+def test_a_categorical_policy_draws_its_probabilities(choosing_trainer: Trainer) -> None:
+    model = choosing_trainer.model
+    z = model.encode(torch.tensor([[0.3, -1.0]])).expand(40_000, -1)
+    noise = torch.randn(40_000, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        drawn, (pairs, prob) = model.policy(z, noise), joint(model, z[:1])
+        mode = model.policy(z[:1])
+    found = (drawn.unsqueeze(1) == pairs).all(-1).float().mean(0)
+    assert found.sum() == pytest.approx(1.0)
+    torch.testing.assert_close(found, prob[0], rtol=0, atol=0.0125)
+    assert torch.equal(mode, pairs[prob.argmax(1)])
+
+
+def test_the_categorical_policy_follows_the_natural_gradient(choosing_trainer: Trainer) -> None:
+    """Advantages against the sum over all pairs of choices, in the mean over the drawn ones."""
+    trainer, model = choosing_trainer, choosing_trainer.model
+    size, scale = 20_000, torch.tensor(2.0)
+    with torch.no_grad():
+        state = model.encode(torch.tensor([0.3, -1.0]))
+        pairs, prob = joint(model, state.unsqueeze(0))
+        q = model.q(state.expand(6, -1), pairs).mean(0)
+        one, other = (g.softmax(0) for g in model.actor(state).split(CHOICES))
+        table = q.view(3, 2)
+        worths = [(table @ other) / scale - 0.1 * one.log(), (one @ table) / scale]
+        worths[1] = worths[1] - 0.1 * other.log()
+        advantage = torch.cat(
+            [u - (p * u).sum() for p, u in zip((one, other), worths, strict=True)]
+        )
+        entropy = -(prob * prob.log()).sum()
+
+    noise = torch.randn(1, size, 5, generator=torch.Generator().manual_seed(0))
+    states = state.expand(1, size, -1)
+    loss, found, _ = trainer._policy_loss(states, noise, torch.ones(1), scale)
+    assert float(found) == pytest.approx(float(entropy), rel=1e-5)
+    gain = sum((p * u).sum() for p, u in zip((one, other), worths, strict=True))
+    assert float(loss.detach()) == pytest.approx(-float(gain), rel=0.01)
+    # The gradient of the last bias is that of the logits, here the same for all rows.
+    (gradient,) = torch.autograd.grad(loss, model.actor.layers[-1].bias)
+    torch.testing.assert_close(
+        -gradient, advantage, rtol=0, atol=0.02 * float(advantage.abs().max())
+    )
+
+
+def test_one_choice_needs_no_draw_for_its_value() -> None:
+    """The expected value of a single group is exact, whatever the noise."""
+    trainer = Trainer(LatentModel(2, 3, TINY, (3,)), LossConfig(compile=False), 0.9)
+    for i, parameter in enumerate(trainer.model.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(i))
+    z = trainer.model.encode(torch.randn(4, 9, 2, generator=torch.Generator().manual_seed(1)))
+    prob = trainer.model.actor(z).softmax(-1)
+    q = torch.stack([trainer.model.q(z, a.expand(4, 9, 3)).mean(0) for a in torch.eye(3)], -1)
+    noise = torch.randn(4, 9, 3, generator=torch.Generator())
+    space, scale = trainer.model.action_space, torch.tensor(3.0)
+    gain, value, entropy = trainer._choosing(space, z.detach(), noise, scale)
+    torch.testing.assert_close(value, (prob * q).sum(-1))
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(prob).entropy())
+    torch.testing.assert_close(gain, value / scale + trainer.config.entropy * entropy)
+
+
+def test_a_sure_policy_that_is_wrong_learns_better() -> None:
+    """From one in a thousand: by the plain gradient it would take as many times longer."""
+    trainer = Trainer(LatentModel(2, 2, TINY, (2,)), LossConfig(compile=False, horizon=1), 0.9)
+    with torch.no_grad():
+        trainer.model.actor.layers[-1].bias.copy_(torch.tensor([7.0, 0.0]))
+    trainer.frozen.q = lambda z, a: (0.01 * a[..., 1]).expand(2, *a.shape[:-1])
+    trainer.config = LossConfig(compile=False, horizon=1, lr=0.03)
+    batch = Batch(torch.zeros(2, 32, 2), torch.zeros(1, 32, 2), *torch.zeros(2, 1, 32))
+    z = trainer.model.encode(torch.zeros(2)).detach()
+    assert trainer.model.policy(z).tolist() == [1.0, 0.0]
+    for _ in range(400):
+        trainer.update(batch)
+    z = trainer.model.encode(torch.zeros(1, 1, 2)).detach()
+    assert float(trainer.model.actor(z).detach().softmax(-1)[0, 0, 1]) > 0.99
+    # It stops where the other choice has become rare.
+    loss, *_ = trainer._policy_loss(z, torch.zeros(1, 1, 2), torch.ones(1), trainer.scale)
+    gradients = torch.autograd.grad(loss, list(trainer.model.actor.parameters()))
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_the_categorical_actor_learns_the_best_choices(choosing_trainer: Trainer) -> None:
+    """Worth 1 for the second of three and 1 for the first of two, 3 for another pair."""
+    table = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    trainer = choosing_trainer
+    trainer.frozen.q = lambda z, a: torch.einsum(
+        "...i,ij,...j->...", a[..., :3], table, a[..., 3:]
+    ).expand(2, *a.shape[:-1])
+    trainer.optimizer.param_groups[2]["lr"] = 3e-3
+    trainer._set_rates = lambda progress: None
+    batch = Batch(torch.zeros(4, 32, 2), torch.zeros(3, 32, 5), *torch.zeros(2, 3, 32))
+    for _ in range(150):
+        trainer.update(batch)
+    mode = trainer.model.policy(trainer.model.encode(torch.zeros(2)))
+    assert mode.tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]

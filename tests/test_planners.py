@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mpc import PLANNERS, Plan, Problem, WarmStart, forget, make_planner, shift
+from mpc import (
+    PLANNERS,
+    ActionSpace,
+    CategoricalActions,
+    Plan,
+    Problem,
+    WarmStart,
+    forget,
+    make_planner,
+    shift,
+)
 from mpc.warm_start import fill
 from world_models import PointMass
 
@@ -73,7 +83,7 @@ def rollout_cost(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
     for b in range(problem.batch):
         state = problem.state[b : b + 1]
         of = row(problem, b).objective
-        cost, weight, path = torch.zeros(1, dtype=state.dtype), torch.ones(1), [state]
+        cost, weight, path = state.new_zeros(1), state.new_ones(1), [state]
         for t in range(problem.horizon):
             move = problem.model.predict(state, actions[b : b + 1, t])
             cost = cost + weight * of.stage(move)
@@ -95,6 +105,15 @@ def row(problem: Problem, b: int) -> Problem:
         parts["goal"] = (weight, replace(goal, target=goal.target[b : b + 1]))
         objective = replace(objective, parts=parts)
     return replace(problem, state=problem.state[b : b + 1], objective=objective)
+
+
+def executable(space: ActionSpace, actions: Tensor) -> bool:
+    """Whether actions (..., A) are inside the bounds, or exactly one choice of each group."""
+    if not isinstance(space, CategoricalActions):
+        return bool(actions.abs().max() <= 1.0)
+    groups = actions.split(space.choices, -1)
+    whole = bool(((actions == 0.0) | (actions == 1.0)).all())
+    return whole and all(bool((group.sum(-1) == 1.0).all()) for group in groups)
 
 
 def tensors(plan: Plan) -> dict[str, Tensor]:
@@ -126,7 +145,9 @@ def test_a_plan_has_its_shapes_bounds_and_numbers(
     assert plan.cost.shape == (batch,)
     assert plan.states.shape == (batch, horizon + 1, problem.model.latent_dim)
     assert torch.equal(plan.states[:, 0], far.state)
-    assert plan.actions.abs().max() <= 1.0
+    assert executable(problem.actions, plan.actions)
+    # An agent goes by the warm start, which must round to the plan.
+    assert torch.equal(problem.actions.round(plan.warm_start.actions), plan.actions)
     warm = plan.warm_start
     assert warm.actions.shape == plan.actions.shape
     assert warm.states is None or warm.states.shape == plan.states.shape

@@ -30,28 +30,34 @@ def replay() -> Callable[..., Replay]:
 
 
 def check(batch: Batch, lengths: dict[int, int]) -> None:
-    """Every window of `batch` is one of an episode: `lengths` gives the steps by number."""
+    """Every window of `batch` is one of an episode: `lengths` gives the steps by number.
+
+    Odd ones terminated, and go on in their last state without reward.
+    """
     horizon = batch.actions.shape[0]
     number = (batch.obs[0, :, 0] / 1000).floor()
     begin = batch.obs[0, :, 0] - 1000 * number
     assert set(number.int().tolist()) <= set(lengths)
     steps = torch.tensor([lengths[n] for n in number.int().tolist()])
-    assert (begin + horizon <= steps).all()
+    odd = number % 2 == 1
+    assert (torch.where(odd, begin + 1, begin + horizon) <= steps).all()
     for t in range(horizon + 1):
-        assert torch.equal(batch.obs[t, :, 0], 1000 * number + begin + t)
+        assert torch.equal(batch.obs[t, :, 0], 1000 * number + (begin + t).minimum(steps))
         assert torch.equal(batch.obs[t, :, 1], number)
     for t in range(horizon):
-        assert torch.equal(batch.actions[t], batch.obs[t, :, :1] / 1e6)
-        assert torch.equal(batch.rewards[t], begin + t)
-        last = (begin + t == steps - 1) & (number % 2 == 1)
-        assert torch.equal(batch.terminated[t], last.float())
+        step = (begin + t).minimum(steps - 1)
+        assert torch.equal(batch.actions[t, :, 0], (1000 * number + step) / 1e6)
+        assert torch.equal(batch.rewards[t], torch.where(begin + t < steps, step, 0.0))
+        over = (begin + t >= steps - 1) & odd
+        assert torch.equal(batch.terminated[t], over.float())
 
 
 def test_windows_hold_what_happened_and_end_with_their_episode(
     replay: Callable[..., Replay],
 ) -> None:
     made = replay(5, 3, 9, 4)
-    assert made.steps == 21 and made.windows == 3 + 1 + 7 + 2
+    # Two of the four terminated and are two control steps longer for it.
+    assert made.steps == 25 and made.windows == 3 + 3 + 7 + 4
     batch = made.sample(500)
     assert batch.obs.shape == (4, 500, 2) and batch.actions.shape == (3, 500, 1)
     assert batch.rewards.shape == batch.terminated.shape == (3, 500)
@@ -63,24 +69,40 @@ def test_every_window_is_equally_likely(replay: Callable[..., Replay]) -> None:
     made = replay(5, 3, 12, 2, 4)
     draws = 30_000
     starts, counts = made.sample(draws).obs[0, :, 0].unique(return_counts=True)
-    windows = 3 + 1 + 10 + 0 + 2
+    windows = 3 + 3 + 10 + 2 + 2
     assert len(starts) == windows == made.windows
     expected = draws / windows
-    # 15 degrees of freedom: a fair replay exceeds 37.7 once in a thousand seeds.
-    assert float(((counts - expected) ** 2 / expected).sum()) < 37.7
+    # 19 degrees of freedom: a fair replay exceeds 43.8 once in a thousand seeds.
+    assert float(((counts - expected) ** 2 / expected).sum()) < 43.8
 
 
 @pytest.mark.parametrize("horizon", [1, 3, 5])
 def test_episodes_shorter_than_the_horizon_are_held_but_not_drawn(
     horizon: int, replay: Callable[..., Replay]
 ) -> None:
-    made = replay(horizon - 1, horizon, horizon - 1, horizon=horizon)
-    assert made.windows == 1 and made.steps == 3 * horizon - 2
-    check(made.sample(20), {1: horizon})
+    """Unless they terminated, for what follows that is known."""
+    made = replay(horizon - 1, 1, horizon - 1, 2, horizon, horizon=horizon)
+    assert made.windows == 1 + 2 + 1
+    lengths = {0: horizon - 1, 1: 1, 2: horizon - 1, 3: 2, 4: horizon}
+    batch = made.sample(200)
+    check(batch, lengths)
+    assert set((batch.obs[0, :, 0] / 1000).int().tolist()) == {1, 3, 4}
+
+
+def test_the_end_of_an_episode_is_seen_as_often_as_any_step(
+    replay: Callable[..., Replay],
+) -> None:
+    """At the front of a window too, where a model starts from the observation itself."""
+    batch = replay(0, 6).sample(6_000)
+    for t in range(3):
+        share = (batch.obs[t, :, 0] == 1005).float().mean()
+        # Five standard deviations of a share of 6,000 draws are at most 0.025.
+        assert float(share) == pytest.approx(1 / 6, abs=0.025)
+    assert (batch.terminated[0] == (batch.obs[0, :, 0] == 1005)).all()
 
 
 def test_an_empty_replay_says_so(replay: Callable[..., Replay]) -> None:
-    for made in (replay(), replay(2, 1, horizon=3)):
+    for made in (replay(), replay(2, horizon=3)):
         assert made.windows == 0
         with pytest.raises(ValueError, match="holds no window of 3 control steps yet"):
             made.sample(1)
@@ -92,8 +114,10 @@ def test_an_episode_that_cannot_fit_is_refused(replay: Callable[..., Replay]) ->
         made.add(episode(1, 10))
     # Refused means that nothing was lost.
     check(made.sample(10), {0: 4})
-    made.add(episode(1, 9, True))
-    check(made.sample(50), {1: 9})
+    with pytest.raises(ValueError, match=r"an episode of 8 steps exceeds replay.capacity 10"):
+        made.add(episode(1, 8, True))
+    made.add(episode(1, 7, True))
+    check(made.sample(50), {1: 7})
 
 
 def held_after(lengths: list[int], capacity: int) -> dict[int, int]:
@@ -136,7 +160,7 @@ def test_the_oldest_episodes_give_way(name: str, capacity: int) -> None:
 
 
 def test_no_room_is_wasted_while_there_is_some(replay: Callable[..., Replay]) -> None:
-    made = replay(4, 4, 4, capacity=15)
+    made = replay(4, 4, 4, capacity=15, horizon=1)
     assert len(made.spans) == 3
     made.add(episode(3, 4, True))
     assert [n for _, n in made.spans] == [4, 4, 4]

@@ -38,6 +38,7 @@ OPTIONS = (*DEBUG, *(f"{key}={value}" for key, value in SIZES.items()))
 CEM = ("planner=cem", "planner.samples=16", "planner.policy_samples=4", "planner.elites=4")
 ICEM = ("planner=icem", *CEM[1:])
 REPLAN = (*CEM, "agent.replan_every=3")
+CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and it terminates
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 
@@ -86,6 +87,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (75, CEM),  # mid-episode, between rows of losses
         (75, ICEM),  # the elites of the last plan are handed to the next one
         (82, REPLAN),  # mid-plan, so that the next row of losses describes a plan of before
+        (23, CARTPOLE),
+        (75, CARTPOLE),
         (95, EVICT),  # the replay has dropped its oldest episodes
     ],
 )

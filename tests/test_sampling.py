@@ -20,8 +20,8 @@ from mpc import (
     shift,
     trajectory_cost,
 )
+from mpc.actions import Gaussian
 from mpc.noise import coloured
-from mpc.sampling import Gaussian
 from world_models import PointMass, double_integrator
 
 ELITE = ("cem", "mppi", "icem")

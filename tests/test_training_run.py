@@ -10,7 +10,9 @@ from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
+import torch
 from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
+from safetensors.torch import load_file
 
 from agents import Protocol
 from envs import RenderingUnavailable, select_gl_backend
@@ -161,8 +163,35 @@ def test_listing_shows_what_the_registries_hold() -> None:
     assert "latent_dim=64" in telic("list", "models").out
 
 
+def test_choices_are_trained_controlled_and_evaluated(tmp_path: Path) -> None:
+    """The debug pipeline on an environment with discrete actions that terminates."""
+    run, task = tmp_path / "run", "env=gym/CartPole-v1"
+    assert telic("train", *DEBUG, task, f"runs={tmp_path}", "name=run", *FEW).code == 0
+    meta = load_checkpoint(run / "checkpoints" / "000000140").meta
+    assert meta["env"]["choices"] == [2]
+    for path in (run / "episodes").iterdir():
+        episode = load_file(path)
+        assert episode["terminated"]
+        assert torch.equal(
+            episode["actions"].sort(-1).values,
+            torch.tensor([[0.0, 1.0]]).expand(len(episode["actions"]), -1),
+        )
+    result = telic("control", f"run={run}", "planner=grasp")
+    assert result.code == 0 and "0 fallbacks" in result.out
+    names = ",".join(PLANNERS.names())
+    assert telic("evaluate", f"run={run}", f"planner={names}", "episodes=2").code == 0
+    (file,) = (run / "evaluations").glob("*.json")
+    scores = json.loads(file.read_text())["scores"]
+    assert [score["planner"] for score in scores] == PLANNERS.names()
+    # A pole that nobody holds falls after eight control steps at the earliest.
+    assert all(8 <= value <= 100 for score in scores for value in score["returns"])
+
+
 def test_doctor_and_check_env_say_ok() -> None:
     assert telic("doctor").code == 0
+    choosing = telic("check-env", "env=gym/CartPole-v1")
+    assert choosing.code == 0
+    assert "4 observation numbers, discrete actions (2 choices), 20 ms" in choosing.out
     checked = telic("check-env", "env=gym/Pendulum-v1")
     assert checked.code == 0
     assert re.search(r"^ok +a seed reproduces an episode bit for bit", checked.out, re.MULTILINE)

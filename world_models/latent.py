@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpc.actions import ActionSpace, CategoricalActions, action_space
 from mpc.contracts import Transition, WorldModel
 from world_models.distributional import expectation
 from world_models.networks import MLP, EnsembleMLP, normalised, simplex
@@ -49,9 +50,13 @@ class LatentModel(WorldModel):
     bins: Tensor
     spread: Tensor
 
-    def __init__(self, obs_dim: int, action_dim: int, config: ModelConfig) -> None:
+    def __init__(
+        self, obs_dim: int, action_dim: int, config: ModelConfig, choices: tuple[int, ...] = ()
+    ) -> None:
+        """`choices`: how many there are in each group of discrete actions; empty if continuous."""
         super().__init__()
         self.config = config
+        self._action_space = action_space(action_dim, choices)
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         latent, hidden = config.latent_dim, config.hidden_dim
         self.encoder = MLP(obs_dim, hidden, latent)
@@ -59,7 +64,8 @@ class LatentModel(WorldModel):
         # One output layer: next latent, reward bins, logit of the end of the episode.
         self.head = nn.Linear(hidden, latent + config.bins + 1)
         self.values = EnsembleMLP(config.values, latent + action_dim, hidden, config.bins)
-        self.actor = MLP(latent, hidden, hidden, 2 * action_dim)
+        # Logits of the choices, or mean and spread of continuous actions.
+        self.actor = MLP(latent, hidden, hidden, action_dim if choices else 2 * action_dim)
         nn.init.trunc_normal_(self.head.weight[:latent], std=0.02)
         nn.init.zeros_(self.head.weight[latent:])
         nn.init.zeros_(self.head.bias)
@@ -68,6 +74,11 @@ class LatentModel(WorldModel):
         limit = config.bin_limit
         self.register_buffer("bins", torch.linspace(-limit, limit, config.bins))
         self.register_buffer("spread", torch.tensor(0.1))
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """What actions it takes."""
+        return self._action_space
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
@@ -108,12 +119,20 @@ class LatentModel(WorldModel):
         return self.q(z, self.policy(z)).mean(0)
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Mode (without noise) or sample of the squashed normal policy: (..., Z) -> (..., A)."""
+        """Mode (without noise) or sample of the policy: (..., Z) -> (..., A).
+
+        A squashed normal distribution, or of discrete actions independent categorical ones.
+        """
+        if isinstance(self._action_space, CategoricalActions):
+            return self._action_space.choose(self.actor(z), noise)
         mean, log_std = self.policy_parameters(z)
         return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
 
     def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before the squashing: (..., Z) -> (..., A) each."""
+        """Mean and log standard deviation before the squashing: (..., Z) -> (..., A) each.
+
+        Of continuous actions; those of discrete ones are the logits that the actor gives.
+        """
         mean, log_std = self.actor(z).chunk(2, -1)
         low, high = LOG_STD_RANGE
         return mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1.0)

@@ -16,7 +16,7 @@ class Episode:
     """T control steps. A truncated episode ends without `terminated`: its value goes on."""
 
     obs: Tensor  # (T + 1, O)
-    actions: Tensor  # (T, A), in [-1, 1]
+    actions: Tensor  # (T, A), as they were executed
     rewards: Tensor  # (T,)
     terminated: bool  # whether the last step ended the task itself, not merely the time limit
 
@@ -36,7 +36,12 @@ class Batch(NamedTuple):
 
 
 class Replay:
-    """A ring of episodes with its own generator; the oldest episodes give way to new ones."""
+    """A ring of episodes with its own generator; the oldest episodes give way to new ones.
+
+    The state in which a task ended stays for ever without reward: an episode that terminated is
+    held with H - 1 such control steps behind it. Without them its last step would be seen at the
+    end of windows alone, never from an encoded observation, and H times less than others.
+    """
 
     def __init__(
         self, capacity: int, obs_dim: int, action_dim: int, horizon: int, seed: int
@@ -48,14 +53,15 @@ class Replay:
         self.actions = torch.zeros(capacity, action_dim)
         self.rewards = torch.zeros(capacity)
         self.terminated = torch.zeros(capacity)
-        self.spans: deque[tuple[int, int]] = deque()  # first row and T of each episode
+        # First row and control steps of each episode, those behind its end included.
+        self.spans: deque[tuple[int, int]] = deque()
         self.added = 0  # episodes ever added; the last len(spans) of them are held
         self._next = 0
         self._starts = torch.empty(0, dtype=torch.int64)  # rows where a window may begin
 
     @property
     def steps(self) -> int:
-        """Control steps held."""
+        """Control steps held, those behind the end of an episode included."""
         return sum(steps for _, steps in self.spans)
 
     @property
@@ -68,21 +74,24 @@ class Replay:
 
         Raises ValueError for an episode that is longer than the whole replay.
         """
-        steps = episode.steps
+        end = episode.steps
+        ended = episode.terminated and end > 0
+        steps = end + (self.horizon - 1 if ended else 0)
         if steps + 1 > self.capacity:
-            raise ValueError(f"an episode of {steps} steps exceeds replay.capacity {self.capacity}")
+            raise ValueError(f"an episode of {end} steps exceeds replay.capacity {self.capacity}")
         if self._next + steps + 1 > self.capacity:
             self._next = 0
         first, last = self._next, self._next + steps
         # In order of age, also past episodes that lie elsewhere in the ring.
         while any(self._overlaps(span, first, last) for span in self.spans):
             self.spans.popleft()
-        self.obs[first : last + 1] = episode.obs
-        self.actions[first:last] = episode.actions
-        self.rewards[first:last] = episode.rewards
+        after = first + end
+        self.obs[first : after + 1], self.obs[after + 1 : last + 1] = episode.obs, episode.obs[-1]
+        self.actions[first:after], self.actions[after:last] = episode.actions, episode.actions[-1:]
+        self.rewards[first:after], self.rewards[after:last] = episode.rewards, 0.0
         self.terminated[first : last + 1] = 0.0
-        if steps:
-            self.terminated[last - 1] = float(episode.terminated)
+        if ended:
+            self.terminated[after - 1 : last] = 1.0
         self.spans.append((first, steps))
         self.added += 1
         self._next = last + 1
