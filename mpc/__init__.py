@@ -6,14 +6,13 @@ from mpc.contracts import (
     Diagnostics,
     Objective,
     Plan,
-    Planner,
-    PlannerConfig,
     Problem,
     Transition,
     WarmStart,
     WorldModel,
 )
 from mpc.objectives import Effort, GoalDistance, Reward, Weighted
+from mpc.planner import Planner, PlannerConfig
 from mpc.registry import PLANNERS, Registry, make_planner, nearest, register
 from mpc.rollout import trajectory_cost
 from mpc.warm_start import forget, shift

@@ -7,7 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart
+from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
+from mpc.planner import Planner, PlannerConfig
 from mpc.registry import register
 from mpc.rollout import policy_rollout, trajectory_cost
 

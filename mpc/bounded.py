@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mpc.actions import ActionSpace
 from mpc.contracts import Transition, WorldModel
 
 
@@ -24,6 +25,11 @@ class Bounded(WorldModel):
         self.model, self.rows = model, rows
         self.latent_dim, self.action_dim = model.latent_dim, model.action_dim
         self.history = model.history
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """That of the model."""
+        return self.model.action_space
 
     def supports(self, verb: str) -> bool:
         """What the model itself supports."""

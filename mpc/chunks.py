@@ -12,7 +12,8 @@ from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
 from mpc.history import push
 from mpc.rollout import trajectory_cost
 
-Search = Callable[[Problem, WarmStart | None], Plan]
+# Plans a chunk, told which share of the whole will be planned then.
+Search = Callable[[Problem, WarmStart | None, float], Plan]
 
 
 def chunks(horizon: int, size: int, overlap: int) -> Iterator[tuple[int, int, int]]:
@@ -36,14 +37,18 @@ def plan_in_chunks(
     window, plans, kept_steps = problem.state, [], []
     for first, steps, kept in chunks(problem.horizon, size, overlap):
         part = replace(problem, state=window, horizon=steps)
-        plan = search(part, None if warm_start is None else cut(warm_start, first, steps))
+        warm = None if warm_start is None else cut(warm_start, first, steps)
+        plan = search(part, warm, (first + steps) / problem.horizon)
         for t in range(1, kept + 1):
             window = push(problem.model, window, plan.states[:, t])
         plans.append(plan)
         kept_steps.append(kept)
-    actions = torch.cat([p.actions[:, :k] for p, k in zip(plans, kept_steps, strict=True)], 1)
-    virtual = [p.states[:, :k] for p, k in zip(plans, kept_steps, strict=True)]
-    states = torch.cat([*virtual, plans[-1].states[:, -1:]], 1)
+
+    def stitched(part: Callable[[Plan], Tensor]) -> Tensor:
+        return torch.cat([part(p)[:, :k] for p, k in zip(plans, kept_steps, strict=True)], 1)
+
+    actions = stitched(lambda plan: plan.actions)
+    states = torch.cat([stitched(lambda plan: plan.states), plans[-1].states[:, -1:]], 1)
     cost, _ = trajectory_cost(
         problem.model, problem.objective, problem.discount, problem.state, actions
     )
@@ -56,7 +61,8 @@ def plan_in_chunks(
         defect=torch.stack(defects).amax(0) if defects else None,
         trace=found[-1].trace,
     )
-    return Plan(actions, cost, states, WarmStart(actions, states), diagnostics)
+    after = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
+    return Plan(actions, cost, states, after, diagnostics)
 
 
 def cut(warm_start: WarmStart, first: int, steps: int) -> WarmStart:

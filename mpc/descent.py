@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mpc.contracts import PlannerConfig, Problem, WarmStart
+from mpc.contracts import Problem, WarmStart
 from mpc.optim import Adam, annealed
+from mpc.planner import PlannerConfig
 from mpc.rollout import Rollouts, finite_or_worst, repeat
 from mpc.warm_start import fill, known_rows
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mpc.contracts import Diagnostics, Plan, Planner, Problem, WarmStart
+from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
 from mpc.descent import RestartConfig, descend, restarts
+from mpc.planner import Planner
 from mpc.registry import register
 from mpc.rollout import pick, rollouts_for
 
@@ -18,7 +19,7 @@ class Gradient(Planner[RestartConfig]):
 
     def __init__(self, config: RestartConfig) -> None:
         super().__init__(config)
-        self._rollouts = rollouts_for(config)
+        self._rollouts = rollouts_for(config.compiles, config.horizon)
 
     @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:

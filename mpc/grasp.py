@@ -20,7 +20,6 @@ from mpc.contracts import (
     Diagnostics,
     Objective,
     Plan,
-    Planner,
     Problem,
     WarmStart,
     WorldModel,
@@ -28,6 +27,7 @@ from mpc.contracts import (
 from mpc.descent import rate_at, restarts
 from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
+from mpc.planner import Planner
 from mpc.registry import PLANNERS, make_planner, register
 from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 from mpc.virtual_states import (
@@ -172,8 +172,8 @@ class Grasp(Planner[GraspConfig]):
 
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
-        self._rollouts = rollouts_for(config)
-        self._iterate = compiled(iterate, bool(config.compile))
+        self._rollouts = rollouts_for(config.compiles, config.horizon)
+        self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
         if config.sync_every and config.sync_planner != "gradient":

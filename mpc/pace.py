@@ -20,6 +20,7 @@ class Pace:
 
     def __init__(self, deadline_ms: float | None) -> None:
         self.limit = None if deadline_ms is None else deadline_ms / 1000.0  # seconds
+        self.share = 1.0  # of the time, after which the present part of the plan should be ready
         self._iteration = 0.0  # seconds, expected of the next one
         self._rest = 0.0  # seconds, expected from the last iteration to the plan
         self._started = self._left = 0.0
@@ -29,6 +30,7 @@ class Pace:
         """A plan starts now."""
         self._device = device
         self._started = time.perf_counter()
+        self.share = 1.0
 
     def iterations(self, count: int) -> Iterator[int]:
         """0 .. count - 1, or fewer: none is begun that would probably miss the deadline.
@@ -39,7 +41,7 @@ class Pace:
             for i in range(count):
                 before = self._now()
                 expected = before + self._iteration + self._rest - self._started
-                if i and self.limit is not None and expected > self.limit:
+                if i and self.limit is not None and expected > self.share * self.limit:
                     break
                 yield i
                 self._iteration = max(self._now() - before, FADING * self._iteration)

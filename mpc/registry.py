@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from mpc.contracts import Planner
+from mpc.planner import Planner
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpc.actions import ActionSpace
 from mpc.compilation import compiled
-from mpc.contracts import Objective, PlannerConfig, Transition, WorldModel
+from mpc.contracts import Objective, Transition, WorldModel
 from mpc.history import newest, push
 from mpc.optim import Adam, clip_norm, gradients
 
@@ -118,9 +118,9 @@ EAGER = Rollouts(trajectory_cost, policy_rollout, descent_step)
 LONGEST_COMPILED = 8  # control steps; a longer rollout takes minutes to compile, as it is unrolled
 
 
-def rollouts_for(config: PlannerConfig) -> Rollouts:
-    """Rollouts for a planner with `config`."""
-    if not config.compile or config.horizon > LONGEST_COMPILED:
+def rollouts_for(compile: bool, horizon: int) -> Rollouts:
+    """Rollouts for a planner with these options."""
+    if not compile or horizon > LONGEST_COMPILED:
         return EAGER
     return Rollouts(compiled(trajectory_cost), compiled(policy_rollout), compiled(descent_step))
 

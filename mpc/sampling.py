@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mpc.actions import Distribution
-from mpc.contracts import Diagnostics, Plan, Planner, PlannerConfig, Problem, WarmStart, expect
+from mpc.contracts import Diagnostics, Plan, Problem, WarmStart, expect
 from mpc.noise import coloured
+from mpc.planner import Planner, PlannerConfig
 from mpc.registry import register
 from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
 from mpc.warm_start import fill, known_rows
@@ -59,7 +60,7 @@ class SamplingPlanner(Planner[S]):
 
     def __init__(self, config: S) -> None:
         super().__init__(config)
-        self._rollouts = rollouts_for(config)
+        self._rollouts = rollouts_for(config.compiles, config.horizon)
 
     @abstractmethod
     def sample(self, dist: Distribution, noise: Tensor) -> Tensor:
