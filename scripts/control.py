@@ -23,7 +23,7 @@ from mpc import Plan, Reward, trajectory_cost
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
-from scripts.plots import decision_trace, plan_picture
+from scripts.plots import Line, Panel, decision_trace, line_panels, plan_picture
 from scripts.readout import fit_readout
 from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
@@ -42,6 +42,7 @@ class ControlSettings:
     episodes: int = 1
     seed: int = 30_000_000  # of the first episode
     video: bool = False  # an mp4 of every episode
+    plan_plot: bool = True  # pictures of one plan: its states and how its iterations went
     plan_step: int | None = None  # control step whose plan is drawn; null: a lively one
     device: str = "auto"  # auto, cpu, cuda, mps
     threads: int = 1  # of torch on the CPU
@@ -118,7 +119,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         for seed in range(settings.seed, settings.seed + settings.episodes):
             trace = _episode(agent, env, seed, rendered, loaded.device, console)
             _report(trace, spec.control_period, console)
-            for path in _files(trace, loaded, f"{name}-seed{seed}", settings.plan_step):
+            for path in _files(trace, loaded, f"{name}-seed{seed}", settings):
                 console.print(f"  {path}")
     finally:
         env.close()
@@ -193,15 +194,15 @@ def _report(trace: Trace, control_period: float, console: Console) -> None:
     )
 
 
-def _files(trace: Trace, loaded: LoadedRun, stem: str, plan_step: int | None) -> list[Path]:
+def _files(trace: Trace, loaded: LoadedRun, stem: str, settings: ControlSettings) -> list[Path]:
     """Write the pictures, and the video where there are frames; returns their paths."""
     plots, spec = loaded.folder.plots, loaded.spec
     plots.mkdir(exist_ok=True)
-    paths = [plots / f"episode-{stem}.png", plots / f"plan-{stem}.png"]
+    paths = [plots / f"episode-{stem}.png"]
     period = 1000 * spec.control_period
     decision_trace(paths[0], trace.rewards, trace.milliseconds, period, f"{spec.name}, {stem}")
-    step = trace.liveliest() if plan_step is None else min(plan_step, len(trace.plans) - 1)
-    _draw_plan(paths[1], trace, loaded, stem, step)
+    if settings.plan_plot:
+        paths += _draw_plan(trace, loaded, stem, settings.plan_step)
     if trace.frames:
         try:
             path = loaded.folder.videos / f"{stem}.mp4"
@@ -212,9 +213,14 @@ def _files(trace: Trace, loaded: LoadedRun, stem: str, plan_step: int | None) ->
     return paths
 
 
-def _draw_plan(path: Path, trace: Trace, loaded: LoadedRun, stem: str, step: int) -> None:
-    """The plan made at `step`: its states, the model's rollout of its actions, what happened."""
+def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int | None) -> list[Path]:
+    """Draw the plan made at `step`: its states, the model's rollout of its actions, what happened.
+
+    And what its iterations went through, for planners that have any. Returns the pictures.
+    """
     model, spec = loaded.trained.model, loaded.spec
+    step = trace.liveliest() if step is None else min(step, len(trace.plans) - 1)
+    path = loaded.folder.plots / f"plan-{stem}.png"
     obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
     readout = fit_readout(model, obs)
     plan = trace.plans[step]
@@ -232,3 +238,17 @@ def _draw_plan(path: Path, trace: Trace, loaded: LoadedRun, stem: str, step: int
     ]
     title = f"{spec.name}, {stem}: plan at control step {step}"
     plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), labels, title)
+    if not plan.diagnostics.trace:
+        return [path]
+    beside = loaded.folder.plots / f"iterations-{stem}.png"
+    panels = [
+        Panel(name.replace("_", " "), "iteration", "", [Line("mean over restarts", *enumerated(x))])
+        for name, x in plan.diagnostics.trace.items()
+    ]
+    line_panels(beside, panels, title)
+    return [path, beside]
+
+
+def enumerated(values: torch.Tensor) -> tuple[list[float], list[float]]:
+    """The places 0, 1, .. of `values` (iterations,), and the values."""
+    return [float(i) for i in range(len(values))], values.tolist()

@@ -103,12 +103,22 @@ def test_control_reports_and_draws_an_episode(run: Path) -> None:
     assert "dmc/cartpole-swingup with cem, horizon 5 (0.10 s)" in result.out
     assert len(re.findall(r"^return -?[\d.]+ in 50 control steps; ", result.out, re.M)) == 2
     for seed in (30_000_000, 30_000_001):
-        for kind in ("episode", "plan"):
+        for kind in ("episode", "plan", "iterations"):
             path = run / "plots" / f"{kind}-cem-seed{seed}.png"
             assert path.read_bytes().startswith(PNG) and str(path) in result.out
     again = telic("control", *words)
     returns = [re.findall(r"^return (\S+)", text, re.M) for text in (result.out, again.out)]
     assert returns[0] == returns[1]
+
+
+def test_control_draws_no_more_than_asked(run: Path) -> None:
+    quiet = telic("control", f"run={run}", "planner=cem", "plan_plot=false")
+    assert [line.split("/")[-1] for line in quiet.out.split() if line.endswith(".png")] == [
+        "episode-cem-seed30000000.png"
+    ]
+    # A planner that does not iterate has nothing of that kind to show.
+    result = telic("control", f"run={run}", "planner=zero")
+    assert "plan-zero" in result.out and "iterations-zero" not in result.out
 
 
 def test_control_writes_a_video(run: Path) -> None:
