@@ -29,7 +29,8 @@ class LossConfig:
     horizon: int = 3  # control steps that the model is unrolled over
     batch_size: int = 128  # windows per update
     lr: float = 1e-3  # of Adam
-    final_lr: float = 0.1  # share of lr left at the end; it falls over the last quarter of a run
+    final_lr: float = 0.1  # share of lr left at the end of a run
+    lr_falls_after: float = 0.4  # share of a run after which lr begins to fall
     encoder_lr_scale: float = 0.3  # learning rate of the encoder relative to lr
     max_gradient_norm: float = 20.0  # of the actor, and of everything else
     rho: float = 0.5  # weight of a loss t steps ahead is rho^t
@@ -53,6 +54,8 @@ class LossConfig:
         for option in (*weights, "encoder_lr_scale", "final_lr"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        if not 0 <= self.lr_falls_after < 1:
+            raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
         for option in ("target_rate", "rho"):
             if getattr(self, option) > 1:
                 raise ValueError(f"{option} must be at most 1, got {getattr(self, option)}")
@@ -111,8 +114,8 @@ class Trainer:
 
         `progress` is the share of the training that is over; the learning rates depend on it.
         """
-        # For the action that values bootstrap from, and for those of the policy loss.
-        shape = (self.config.horizon + 2, batch.obs.shape[1], self.model.action_dim)
+        # For the actions that values bootstrap from, and for those of the policy loss.
+        shape = (2, batch.obs.shape[1], self.model.action_dim)
         device = self.scale.device
         noise = torch.randn(shape, generator=self.rng, device=device)
         moved = Batch(*(x.to(device) for x in batch))
@@ -135,10 +138,12 @@ class Trainer:
         return metrics
 
     def _set_rates(self, progress: float) -> None:
-        share = 1.0 - (1.0 - self.config.final_lr) * max(0.0, 4.0 * progress - 3.0)
+        cfg = self.config
+        fallen = max(0.0, progress - cfg.lr_falls_after) / (1.0 - cfg.lr_falls_after)
+        share = 1.0 - (1.0 - cfg.final_lr) * fallen
         scales = (self.config.encoder_lr_scale, 1.0, 1.0)
         for group, scale in zip(self.optimizer.param_groups, scales, strict=True):
-            group["lr"] = self.config.lr * scale * share
+            group["lr"] = cfg.lr * scale * share
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments, target values, value scale and generator, for a checkpoint."""
@@ -176,7 +181,6 @@ class Trainer:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`)."""
         model, cfg, bins = self.model, self.config, self.model.bins
-        rho = cfg.rho ** torch.arange(cfg.horizon + 1, device=obs.device)
         with torch.no_grad():
             ahead = model.encode(obs[1:])
             last = ahead[-1]
@@ -185,27 +189,26 @@ class Trainer:
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
         z = model.encode(obs[0])
-        path, predicted, reward_logits, ends = [z], [], [], []
+        policy_loss, entropy, quantiles = self._policy_loss(z.detach(), noise[1], scale)
+        states, predicted, reward_logits, ends = [], [], [], []
         for action in actions.unbind(0):
+            states.append(z)
             z, reward, end = model.heads(z, action)
-            path.append(z)
             predicted.append(z)
             reward_logits.append(reward)
             ends.append(end)
-        states = torch.stack(path)  # (H + 1, B, Z)
 
-        weight = rho[:-1] / cfg.horizon
+        weight = cfg.rho ** torch.arange(cfg.horizon, device=obs.device) / cfg.horizon
         consistency = ((torch.stack(predicted) - ahead).square().mean((1, 2)) * weight).sum()
         reward_loss = cross_entropy(torch.stack(reward_logits), rewards, bins)
         reward_loss = (reward_loss.mean(1) * weight).sum()
-        value_loss = cross_entropy(model.q_logits(states[:-1], actions), returns, bins)
+        value_loss = cross_entropy(model.q_logits(torch.stack(states), actions), returns, bins)
         value_loss = (value_loss.mean((0, 2)) * weight).sum()
         end_loss = F.binary_cross_entropy_with_logits(
             torch.stack(ends), terminated, reduction="none"
         )
         end_loss = (end_loss.mean(1) * weight).sum()
 
-        policy_loss, entropy, quantiles = self._policy_loss(states.detach(), noise[1:], rho, scale)
         loss = (
             cfg.consistency * consistency
             + cfg.reward * reward_loss
@@ -218,26 +221,27 @@ class Trainer:
         return loss, torch.stack(parts).detach(), quantiles.detach(), spread
 
     def _policy_loss(
-        self, states: Tensor, noise: Tensor, rho: Tensor, scale: Tensor
+        self, states: Tensor, noise: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-(Q / scale + entropy), states (H + 1, B, Z); only the actor receives gradients."""
-        weight = rho / rho.shape[0]
+        """-(Q / scale + entropy), entropy, and value range over encoded states (B, Z).
+
+        Only the actor receives gradients.
+        """
         if isinstance(self.model.action_space, CategoricalActions):
             gain, q, entropy = self._choosing(self.model.action_space, states, noise, scale)
         else:
             q, entropy = self._sampled_value(states, noise)
             gain = q / scale + self.config.entropy * entropy
-        loss = -(gain.mean(1) * weight).sum()
-        ordered = q[0].detach().sort().values
+        ordered = q.detach().sort().values
         low, high = int(0.05 * (len(ordered) - 1)), int(0.95 * (len(ordered) - 1))
-        return loss, entropy.mean(), ordered[high] - ordered[low]
+        return -gain.mean(), entropy.mean(), ordered[high] - ordered[low]
 
     def _sampled_value(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and entropy (H + 1, B) of an action drawn from the squashed normal policy."""
+        """Value and entropy (B,) of an action drawn from the squashed normal policy."""
         mean, log_std = self.model.policy_parameters(states)
         raw = mean + log_std.exp() * noise
         action = torch.tanh(raw)
-        q = self.frozen.q(states, action).mean(0)  # (H + 1, B)
+        q = self.frozen.q(states, action).mean(0)  # (B,)
         # log(1 - tanh(x)^2) in a form that stays finite for large |x|.
         squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
         log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
@@ -246,7 +250,7 @@ class Trainer:
     def _choosing(
         self, space: CategoricalActions, states: Tensor, noise: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gain, value and entropy (H + 1, B) of a categorical policy.
+        """Gain, value and entropy (B,) of a categorical policy.
 
         A choice j is worth u_j = Q(z, j) / scale - entropy log pi(j), the gain is the sum of
         pi(j) u_j. With several groups the others are drawn: values are means over the groups.
@@ -258,7 +262,7 @@ class Trainer:
         with torch.no_grad():
             log_prob = space.log_probabilities(logits)
             prob = log_prob.exp()
-            tried = space.alternatives(space.choose(logits, noise))  # (H + 1, B, A, A)
+            tried = space.alternatives(space.choose(logits, noise))  # (B, A, A)
             q = self.frozen.q(states.unsqueeze(-2).expand(*tried.shape[:-1], -1), tried).mean(0)
             worth = q / scale - self.config.entropy * log_prob
             advantage = worth - space.sums(prob * worth)
