@@ -16,6 +16,8 @@ from mpc import Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget
 from mpc.history import newest, push
 from mpc.warm_start import fill, known_rows
 
+WARM_STARTS = ("all", "actions", "nothing")
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -25,11 +27,15 @@ class AgentConfig:
     # Std of exploration noise for planners that have no spread; of discrete actions, the chance of
     # any choice in place of the planned one.
     exploration: float = 0.3
+    warm_start: str = "all"  # what a plan is handed of the last one: all, actions (alone), nothing
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         if self.replan_every < 1:
             raise ValueError(f"replan_every must be at least 1, got {self.replan_every}")
+        if self.warm_start not in WARM_STARTS:
+            choices = ", ".join(WARM_STARTS)
+            raise ValueError(f"warm_start must be one of {choices}, got {self.warm_start!r}")
         if self.exploration < 0:
             raise ValueError(f"exploration must be at least 0, got {self.exploration}")
 
@@ -173,7 +179,7 @@ class MPCAgent:
             self._actions,
             self.discount,
         )
-        plan = self.planner.plan(problem, warm, memory.rng)
+        plan = self.planner.plan(problem, self._handed(warm), memory.rng)
         finite = plan.actions.isfinite().flatten(1).all(1) & plan.cost.isfinite()
         after = plan.warm_start
         if not bool(finite.all()):
@@ -183,6 +189,14 @@ class MPCAgent:
         return replace(
             memory, warm_start=after, age=0, plan=plan, fallbacks=fallbacks, overruns=overruns
         )
+
+    def _handed(self, warm: WarmStart | None) -> WarmStart | None:
+        """What the planner is given of a shifted warm start; a fallback may use all of it."""
+        if warm is None or self.config.warm_start == "nothing":
+            return None
+        if self.config.warm_start == "actions":
+            return WarmStart(warm.actions, known=warm.known, filled=warm.filled)
+        return warm
 
     def _fall_back(
         self, problem: Problem, warm: WarmStart | None, after: WarmStart, finite: Tensor

@@ -17,6 +17,7 @@ class Protocol:
     seeds: tuple[int, ...]  # of the environment, one episode each
     agent_seed: int
     replan_every: int  # control steps
+    warm_start: str  # what a plan is handed of the last one
     exploration: bool = False
     score: str = "undiscounted return of one episode"
 

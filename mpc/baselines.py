@@ -63,9 +63,8 @@ class Zero(Baseline):
 
 @register("random")
 class Random(Baseline):
-    """Uniform random actions."""
+    """Uniform random actions; a baseline over several starts is not to be one lucky sequence."""
 
     def choose(self, problem: Problem, rng: torch.Generator) -> Tensor:
-        """Uniform, the same draw for all B problems, (B, H, A)."""
-        draw = problem.actions.sample((problem.horizon,), rng, problem.state)
-        return draw.expand(problem.batch, *draw.shape)
+        """Uniform, another draw for each of the B problems, (B, H, A)."""
+        return problem.actions.sample((problem.batch, problem.horizon), rng, problem.state)

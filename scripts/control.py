@@ -242,8 +242,9 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int | None) -> 
         return [path]
     beside = loaded.folder.plots / f"iterations-{stem}.png"
     panels = [
-        Panel(name.replace("_", " "), "iteration", "", [Line("mean over restarts", *enumerated(x))])
+        Panel(name.replace("_", " "), "iteration", "", [Line("plan", *enumerated(x))])
         for name, x in plan.diagnostics.trace.items()
+        if x.any()  # what is zero throughout is no part of this plan
     ]
     line_panels(beside, panels, title)
     return [path, beside]

@@ -110,6 +110,7 @@ def make_protocol(loaded: LoadedRun, settings: EvaluateSettings) -> Protocol:
         seeds=tuple(settings.seed + i for i in range(settings.episodes)),
         agent_seed=settings.seed,
         replan_every=loaded.settings.agent.replan_every,
+        warm_start=loaded.settings.agent.warm_start,
     )
 
 

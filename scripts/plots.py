@@ -201,7 +201,10 @@ def planner_table_plot(
 
 
 def line_panels(path: Path, panels: Sequence[Panel], title: str, log: str = "") -> None:
-    """Draw panels below each other with one legend; `log` names axes with logarithmic scale."""
+    """Draw panels below each other, with one legend for several labels.
+
+    `log` names axes with logarithmic scale.
+    """
     figure, drawn = _figure(len(panels), (8.0, 1.0 + 3.0 * len(panels)), title)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     shown = {}
@@ -217,6 +220,8 @@ def line_panels(path: Path, panels: Sequence[Panel], title: str, log: str = "") 
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, lw=0)
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
+        if all(float(x).is_integer() for line in panel.lines for x in line.x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "x" in log:
             axes.set_xscale("log")
             places = sorted({x for line in panel.lines for x in line.x})
@@ -225,13 +230,14 @@ def line_panels(path: Path, panels: Sequence[Panel], title: str, log: str = "") 
                 axes.xaxis.set_minor_formatter(NullFormatter())
         if "y" in log:
             axes.set_yscale("log")
-    figure.legend(
-        [shown[label] for label in labels],
-        labels,
-        loc="outside right upper",
-        frameon=False,
-        fontsize=9,
-    )
+    if len(labels) > 1:
+        figure.legend(
+            [shown[label] for label in labels],
+            labels,
+            loc="outside right upper",
+            frameon=False,
+            fontsize=9,
+        )
     _save(figure, path)
 
 

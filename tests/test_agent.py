@@ -199,6 +199,26 @@ def test_nonsense_is_refused_by_name(option: str, value: float) -> None:
         AgentConfig(**{option: value})
 
 
+def test_a_plan_is_handed_as_much_of_the_last_one_as_asked(
+    scripted: Callable[..., MPCAgent],
+) -> None:
+    given = {}
+    for kind in ("all", "actions", "nothing"):
+        planner = Scripted()
+        agent = scripted(planner=planner, warm_start=kind)
+        drive(agent, agent.start(0), np.repeat(OBS[None], 2, 0))
+        given[kind] = planner.given[1][1]
+    assert given["nothing"] is None
+    for kind in ("all", "actions"):
+        assert given[kind].actions[:, 0, 0].tolist() == pytest.approx([0.11] * 3)
+    assert given["all"].states is not None and given["all"].std is not None
+    assert given["actions"].states is None and given["actions"].std is None
+    with pytest.raises(
+        ValueError, match="warm_start must be one of all, actions, nothing, got 'x'"
+    ):
+        AgentConfig(warm_start="x")
+
+
 def test_forgotten_rows_start_cold_at_once_and_the_others_go_on(
     scripted: Callable[..., MPCAgent],
 ) -> None:

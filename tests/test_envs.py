@@ -221,7 +221,8 @@ def test_a_seed_is_an_episode(name):
     fresh = episode(make_env(EnvConfig(name, episode_frames=frames)), 5)
     assert np.array_equal(first, again)
     assert np.array_equal(first, fresh)
-    assert not np.array_equal(first[0], other[0])
+    if "toys" not in name:  # which always begin alike
+        assert not np.array_equal(first[0], other[0])
 
 
 def test_without_a_seed_instances_differ():

@@ -806,6 +806,10 @@ def test_any_planner_may_do_the_sync(
 
 REFUSED = {
     "horizon": [0],
+    "deadline_ms": [0.0, -1.0],
+    "max_batch": [0],
+    "chunk": [0],
+    "overlap": [-1, 200],
     "iterations": [0],
     "tolerance": [-0.1],
     "defect": [-1.0],
@@ -844,13 +848,8 @@ def test_nonsense_is_refused_by_name(option: str, value: Any) -> None:
 
 
 def test_every_option_is_either_checked_or_a_switch() -> None:
-    assert set(GraspConfig.options()) == {
-        *REFUSED,
-        "compile",
-        "deadline_ms",
-        "stop_gradient",
-        "keep_moments",
-    }
+    switches = {"compile", "stop_gradient", "keep_moments"}
+    assert set(GraspConfig.options()) == {*REFUSED, *switches}
 
 
 def test_huber_is_torchs_with_threshold_one() -> None:

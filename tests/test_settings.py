@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mpc import PlannerConfig
 from scripts.option_help import comments, option_rows
 from scripts.options import read_yaml
 from scripts.settings import Settings, TrainConfig, load
@@ -97,7 +98,8 @@ def test_option_of_another_planner_names_the_planner() -> None:
     words = refusal("planner.elites=3")
     assert words.startswith("unknown option 'planner.elites' (options of planner: horizon, ")
     words = refusal("planner=policy", "planner.elites=3")
-    assert words.endswith("(options of planner policy: horizon, compile, deadline_ms, name)")
+    shared = ", ".join(PlannerConfig.options())
+    assert words.endswith(f"(options of planner policy: {shared}, name)")
 
 
 @pytest.mark.parametrize(
