@@ -1,5 +1,6 @@
 """Fixtures that the unit tests share: exact models, problems over them, and a counter of calls."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from mpc import (
     make_planner,
 )
 from world_models import LatentModel, ModelConfig, double_integrator
+
+# Jobs in the background of a shell ignore Ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Sums of floats repeat bit for bit on one thread only, and more threads do not help tiny models.
 torch.set_num_threads(1)
