@@ -108,7 +108,7 @@ class Rates(NamedTuple):
 def schedule(cfg: GraspConfig) -> list[Rates]:
     """The rates of all iterations."""
     rates = []
-    noisy = cfg.noise_until * cfg.iterations  # iterations that add noise
+    noisy = int(cfg.noise_until * cfg.iterations)  # iterations that add noise
     for i in range(cfg.iterations):
         progress = i / cfg.iterations
         action = annealed(cfg.action_lr, progress, cfg.final_lr)

@@ -36,6 +36,12 @@ class GoalDistance(Objective):
     target: Tensor  # (B, Z)
     stage_weight: float = 0.0
 
+    @classmethod
+    def seen(cls, model: WorldModel, obs: Tensor, stage_weight: float = 0.0) -> GoalDistance:
+        """The goal to see `obs` (B, O). No gradient reaches the encoder."""
+        with torch.no_grad():
+            return cls(model.encode(obs), stage_weight)
+
     def stage(self, transition: Transition) -> Tensor:
         """stage_weight * |z' - goal|^2, (B, ...)."""
         return self.stage_weight * self._distance(transition.next)

@@ -314,6 +314,15 @@ def test_there_is_no_noise_after_its_share_of_the_iterations(
     assert (sigma[:noisy] > 0).all() and not sigma[noisy:].any()
 
 
+def test_a_plan_of_one_iteration_does_not_end_in_noise(
+    drift: Any, problem_of: Any, plan: Callable[..., Plan]
+) -> None:
+    problem = drifting(problem_of, drift(2, 3.0))
+    still = problem.state.unsqueeze(1).repeat(1, 5, 1)
+    moved, _ = one_step(problem, plan, still, noise=0.5, noise_until=0.5)
+    assert torch.equal(moved, still)
+
+
 def test_noise_ends_in_effect_too(
     drift: Any, problem_of: Any, plan: Callable[..., Plan], defect: Any
 ) -> None:

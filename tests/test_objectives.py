@@ -63,6 +63,13 @@ def test_effort_counts_actions_only() -> None:
     assert not Effort().terminal(double_integrator(), move.next).any()
 
 
+def test_a_goal_may_be_an_observation(latent_model: LatentModel) -> None:
+    obs = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = GoalDistance.seen(latent_model, obs, 0.2)
+    assert torch.equal(found.target, latent_model.encode(obs).detach())
+    assert not found.target.requires_grad and found.stage_weight == 0.2
+
+
 @pytest.mark.parametrize("shape", LEADING)
 def test_weighted_is_the_sum_of_its_parts(shape: tuple[int, ...], goal: GoalDistance) -> None:
     move, model = transition(shape), double_integrator()
