@@ -24,8 +24,8 @@ class AgentConfig:
     """How plans are turned into actions."""
 
     replan_every: int = 1  # control steps for which a plan is executed
-    # Std of exploration noise for planners that have no spread; of discrete actions, the chance of
-    # any choice in place of the planned one.
+    # Least std of exploration noise for planners that have no spread; of discrete actions, the
+    # chance of any choice in place of the planned one.
     exploration: float = 0.3
     warm_start: str = "all"  # what a plan is handed of the last one: all, actions (alone), nothing
 
@@ -122,8 +122,9 @@ class MPCAgent:
         """Actions (B, A) for observations (B, O), and the memory for the next control step.
 
         Replans every `replan_every` control steps, and at once when a row has been forgotten.
-        With `explore`, adds that many times the exploration noise: normal, of the planner's own
-        spread where it has one, else of standard deviation `exploration`. Of discrete actions, the
+        With `explore`, adds normal noise: of `explore` times the planner's own spread where it has
+        one, else of the spread of the policy prior, which is wide where values tell actions hardly
+        apart, and at least of standard deviation `explore * exploration`. Of discrete actions, the
         chance that a choice is replaced by any is `explore * exploration`.
         """
         started = time.perf_counter()
@@ -143,11 +144,23 @@ class MPCAgent:
         assert warm is not None
         action = self._actions.execute(warm.actions[:, age])
         if explore:
-            std = self.config.exploration if warm.std is None else warm.std[:, age]
-            action = self._actions.explore(action, explore * std, memory.rng)
+            if warm.std is None:
+                amount = self._uncertainty(observed, explore * self.config.exploration)
+            else:
+                amount = explore * warm.std[:, age]
+            action = self._actions.explore(action, amount, memory.rng)
         result = action.to("cpu", torch.float32).numpy()
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)
+
+    def _uncertainty(self, observed: Tensor, least: float) -> Tensor:
+        """Amount of exploration (B, A): the policy prior's standard deviation, or `least`."""
+        amount = observed.new_full((len(observed), self._actions.dim), least)
+        if not (self._actions.averages and self.model.supports("policy")):
+            return amount
+        z, one = self.model.encode(observed), torch.ones_like(amount)
+        spread = 0.5 * (self.model.policy(z, one) - self.model.policy(z, -one))
+        return torch.maximum(amount, spread)
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:
         """Drop the plans of rows whose episode ended, `done` (B,); the others stay warm."""

@@ -23,7 +23,7 @@ class RestartConfig(PlannerConfig):
     iterations: int = 5  # gradient steps
     restarts: int = 4  # sequences that are improved side by side; the best is the plan
     init_std: float = 0.5  # spread of the other restarts around the first
-    action_lr: float = 0.1  # of Adam on the actions
+    action_lr: float = 0.2  # of Adam on the actions
     final_lr: float = 0.1  # share of the learning rate left at the end of a cosine
     action_clip: float = 1.0  # largest gradient norm of one control step's action
 

@@ -190,7 +190,7 @@ class Grasp(Planner[GraspConfig]):
         spread = problem.model.latent_spread()
         in_parallel = self._chosen_in_parallel(problem, warm_start)
         path, forward = self._start(problem, warm_start, in_parallel, rng)
-        first, backward, done = path.actions[:, :1], 0, 0
+        start, backward, done = path, 0, 0
         calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
         losses: list[Tensor] = []
@@ -213,7 +213,7 @@ class Grasp(Planner[GraspConfig]):
                 break
         synced = cfg.sync_every > 0 and done % cfg.sync_every == 0
         actions, states, cost, last_calls = self._candidates(
-            problem, path, first, in_parallel, synced
+            problem, path, start, in_parallel, synced
         )
         best = finite_or_worst(cost).argmin(1)
         moments = self._moments(path, best) if cfg.keep_moments else {}
@@ -236,18 +236,18 @@ class Grasp(Planner[GraspConfig]):
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)
 
-    def _parallel_cost(self, problem: Problem, path: Path) -> Tensor:
-        """Costs (B, K) to choose by, with model calls that are batched over time.
+    def _parallel_cost(self, problem: Problem, states: Tensor, actions: Tensor) -> Tensor:
+        """Costs (B, C) to choose by, with model calls that are batched over time.
 
         Of the whole lifted path, or where values judge what comes later, of the first lookahead,
         which begins at s_0 and is not made up at all.
         """
-        cfg, actions = self.config, problem.actions.execute(path.actions)
+        cfg = self.config
         model = (problem.model, problem.objective, problem.discount)
         if self._looks_ahead(problem):
-            window = repeat(problem.state, cfg.restarts)
+            window = repeat(problem.state, actions.shape[1])
             return self._rollouts.cost(*model, window, actions[..., : cfg.lookahead, :])[0]
-        return lifted_cost(*model, cfg, problem.state, path.states, actions)
+        return lifted_cost(*model, cfg, problem.state, states, actions)
 
     def _looks_ahead(self, problem: Problem) -> bool:
         cfg = self.config
@@ -332,33 +332,35 @@ class Grasp(Planner[GraspConfig]):
         return bool(((before - now).abs() <= self.config.tolerance * before.abs()).all())
 
     def _candidates(
-        self, problem: Problem, path: Path, first: Tensor, in_parallel: Tensor, synced: bool
+        self, problem: Problem, path: Path, start: Path, in_parallel: Tensor, synced: bool
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Actions, virtual states and costs of the plans to choose from, and the model calls.
 
-        (B, K, ...) each, or K + 1: where there are rollouts, what the first restart began with,
-        `first` (B, 1, H, A), takes part, so that no plan is worse than its warm start. With a sync
-        at the end the virtual states are the rollout's.
+        (B, K, ...) each, or K + 1: what the first restart began with takes part, so that no plan
+        is worse than its warm start. Not so by the lifted cost, which is low for any path whose
+        states are made up well. With a sync at the end the virtual states are the rollout's.
         """
-        cfg, goal = self.config, problem.objective.goal()
-        model = (problem.model, problem.objective, problem.discount)
-        actions, states, cost, calls = path.actions, path.states, None, 0
+        goal, calls = problem.objective.goal(), 0
+        actions, states, ahead = path.actions, path.states, self._looks_ahead(problem)
+        guarded = ahead or not in_parallel.all()
+        if guarded:
+            actions = torch.cat([actions, start.actions[:, :1]], 1)
+            states = torch.cat([states, start.states[:, :1]], 1)
+        executed = problem.actions.execute(actions)
+        cost = executed.new_zeros(executed.shape[:2])
         if in_parallel.any():
-            cost = self._parallel_cost(problem, path)
-            calls = min(cfg.lookahead, problem.horizon) if self._looks_ahead(problem) else 1
+            cost = self._parallel_cost(problem, states, executed)
+            calls = min(self.config.lookahead, problem.horizon) if ahead else 1
+            if guarded and not ahead:
+                cost[:, -1] = torch.inf
         if not in_parallel.all():
-            actions = torch.cat([actions, first], 1)
+            model = (problem.model, problem.objective, problem.discount)
             window = repeat(problem.state, actions.shape[1])
-            executed = problem.actions.execute(actions)
             true, rolled = self._rollouts.cost(*model, window, executed)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
-            states = rolled if synced else torch.cat([states, rolled[:, -1:]], 1)
-            if cost is not None:
-                # Rows that are chosen by the lifted cost have no candidate more.
-                cost = torch.cat([cost, torch.full_like(cost[:, :1], torch.inf)], 1)
-                true = fill(in_parallel, cost, true)
-            cost = true
-        assert cost is not None
+            feasible = rolled if synced else torch.cat([path.states, rolled[:, -1:]], 1)
+            cost = fill(in_parallel, cost, true)
+            states = fill(in_parallel, states, feasible)
         return actions, states, cost, calls
 
     def _moments(self, path: Path, best: Tensor) -> dict[str, Tensor]:

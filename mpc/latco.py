@@ -13,6 +13,7 @@ class LatCoConfig(GraspConfig):
     """Options of LatCo: the full gradient of the cost along the path, defects as a penalty."""
 
     iterations: int = 20  # steps on states and actions
+    action_lr: float = 0.1  # of Adam on the actions
     stop_gradient: bool = False  # no gradient into the virtual states that enter the model
     shaping: float = 0.0  # weight of the cost of a short lookahead from every virtual state
     lookahead: int = 1  # control steps of it, one model call each

@@ -56,7 +56,7 @@ class Pace:
         return now - self._started
 
     def _now(self) -> float:
-        """Wall-clock; with a deadline, on a CUDA device, of finished work."""
-        if self.limit is not None and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        """Wall-clock; with a deadline, on an accelerator, of finished work."""
+        if self.limit is not None and self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         return time.perf_counter()

@@ -65,6 +65,7 @@ class Trace:
     plans: list[Plan] = field(default_factory=list)
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     fallbacks: int = 0
+    overruns: int = 0
 
     @property
     def score(self) -> float:
@@ -118,7 +119,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     try:
         for seed in range(settings.seed, settings.seed + settings.episodes):
             trace = _episode(agent, env, seed, rendered, loaded.device, console)
-            _report(trace, spec.control_period, console)
+            _report(trace, spec.control_period, agent.planner.config.deadline_ms, console)
             for path in _files(trace, loaded, f"{name}-seed{seed}", settings):
                 console.print(f"  {path}")
     finally:
@@ -177,21 +178,29 @@ def _episode(
                     f"{trace.milliseconds[-1]:.1f} ms per decision"
                 )
             )
-    trace.fallbacks = memory.fallbacks
+    trace.fallbacks, trace.overruns = memory.fallbacks, memory.overruns
     return trace
 
 
-def _report(trace: Trace, control_period: float, console: Console) -> None:
+def _report(
+    trace: Trace, control_period: float, deadline_ms: float | None, console: Console
+) -> None:
     # The first decision is cold in every cache.
     latency = np.array(trace.milliseconds[1:] or trace.milliseconds)
-    late = float(np.mean(latency > 1000 * control_period))
+    late = int((latency > 1000 * control_period).sum())
     console.print(
         f"return {trace.score:.1f} in {len(trace.rewards)} control steps; "
-        f"{np.median(latency):.1f} ms per decision (95 % below "
-        f"{np.quantile(latency, 0.95):.1f}, longest {latency.max():.1f}), "
-        f"{100 * late:.0f} % over the control period of {1000 * control_period:.0f} ms; "
+        f"{np.median(latency):.1f} ms per decision (95 % below {np.quantile(latency, 0.95):.1f}, "
+        f"99 % below {np.quantile(latency, 0.99):.1f}, longest {latency.max():.1f}), "
+        f"{late} over the control period of {1000 * control_period:.0f} ms; "
         f"{trace.fallbacks} fallbacks"
     )
+    if deadline_ms is not None:
+        iterations = [plan.diagnostics.iterations for plan in trace.plans]
+        console.print(
+            f"{np.median(iterations):.0f} iterations per plan, {trace.overruns} plans over the "
+            f"deadline of {deadline_ms:g} ms"
+        )
 
 
 def _files(trace: Trace, loaded: LoadedRun, stem: str, settings: ControlSettings) -> list[Path]:
@@ -246,7 +255,7 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int | None) -> 
         for name, x in plan.diagnostics.trace.items()
         if x.any()  # what is zero throughout is no part of this plan
     ]
-    line_panels(beside, panels, title)
+    line_panels(beside, panels, title, inches=1.6)
     return [path, beside]
 
 

@@ -200,12 +200,14 @@ def planner_table_plot(
     _save(figure, path)
 
 
-def line_panels(path: Path, panels: Sequence[Panel], title: str, log: str = "") -> None:
-    """Draw panels below each other, with one legend for several labels.
+def line_panels(
+    path: Path, panels: Sequence[Panel], title: str, log: str = "", inches: float = 3.0
+) -> None:
+    """Draw panels of height `inches` below each other, with one legend for several labels.
 
     `log` names axes with logarithmic scale.
     """
-    figure, drawn = _figure(len(panels), (8.0, 1.0 + 3.0 * len(panels)), title)
+    figure, drawn = _figure(len(panels), (8.0, 1.0 + inches * len(panels)), title)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     shown = {}
     for axes, panel in zip(drawn, panels, strict=True):

@@ -392,9 +392,9 @@ def test_exploration_adds_the_spread_of_the_planner(scripted: Callable[..., MPCA
 
 @pytest.mark.parametrize("exploration", [0.0, 0.3, 50.0])
 def test_exploration_without_a_spread_is_an_option_and_keeps_the_bounds(
-    exploration: float, searching: Callable[..., MPCAgent]
+    exploration: float, scripted: Callable[..., MPCAgent]
 ) -> None:
-    agent, obs = searching("zero", exploration=exploration), np.zeros((4000, 3))
+    agent, obs = scripted(None, make_planner("zero"), exploration=exploration), np.zeros((4000, 2))
     bold, _ = agent.act(obs, agent.start(0), explore=True)
     assert np.abs(bold).max() <= 1.0
     if exploration == 0.3:
@@ -405,6 +405,18 @@ def test_exploration_without_a_spread_is_an_option_and_keeps_the_bounds(
         assert np.mean(np.abs(bold) == 1.0) > 0.9
     calm, _ = agent.act(obs, agent.start(0))
     assert not calm.any()
+
+
+def test_exploration_is_as_wide_as_an_unsure_policy(
+    homing: Any, scripted: Callable[..., MPCAgent]
+) -> None:
+    """That policy has a standard deviation of 1 at the origin and is sure of itself at 2."""
+    agent = scripted(homing, make_planner("zero"), exploration=0.1)
+    place = np.repeat([[0.0, 2.0]], 4000, axis=0)
+    bold, _ = agent.act(place, agent.start(0), explore=0.5)
+    unsure, sure = bold.T
+    assert unsure.std() == pytest.approx(0.72, rel=0.05), "a normal distribution cut off at 1"
+    assert sure.std() == pytest.approx(0.05, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["zero", "cem", "gradient"])

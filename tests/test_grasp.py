@@ -688,7 +688,7 @@ def test_latco_is_that_collocation(integrator: Problem, plan: Callable[..., Plan
     assert (found.cost < best + 0.05 * best.abs()).all()
     same = {"noise": 0.0, "shaping": 0.0, "path_cost": 1.0, "defect": 10.0, "lookahead": 1}
     same |= {"stop_gradient": False, "state_optimizer": "adam", "state_lr": 0.05}
-    same |= {"iterations": 20, "restarts": 4, "init_std": 0.3, "select": "rollout"}
+    same |= {"iterations": 20, "action_lr": 0.1, "init_std": 0.3, "select": "rollout"}
     twin = plan("grasp", integrator, **same)
     assert torch.equal(plan("latco", integrator).actions, twin.actions)
 
@@ -710,12 +710,12 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3)
-    assert calls.rows == [3] + [3 * 4 * 5] * 3 + [3 * 4] + [3 * 5]
+    assert calls.rows == [3] + [3 * 4 * 5] * 3 + [3 * 5] + [3 * 5]
     assert found.diagnostics.forward_calls == 6
     calls.rows.clear()
     found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3)
     # Lookaheads from the last two virtual states end with the plan.
-    assert calls.rows == [3] + [60, 48, 36] * 2 + [3 * 4] * 3 + [3 * 5]
+    assert calls.rows == [3] + [60, 48, 36] * 2 + [3 * 5] * 3 + [3 * 5]
     assert found.diagnostics.backward_calls == 6
     short = len(calls.rows)
     longer = replace(latent_task, horizon=40)

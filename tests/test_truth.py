@@ -71,8 +71,12 @@ def test_the_optimal_actions_cost_what_the_value_says(regulator: Problem) -> Non
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
     [
-        ("gradient", {"iterations": 100, "restarts": 1}, 1e-2),
-        ("grasp", {"iterations": 100, "restarts": 2, "sync_every": 20, "sync_steps": 10}, 1e-2),
+        ("gradient", {"iterations": 100, "action_lr": 0.1, "restarts": 1}, 1e-2),
+        (
+            "grasp",
+            {"iterations": 100, "action_lr": 0.1, "sync_every": 20, "sync_steps": 10},
+            1e-2,
+        ),
         ("cem", {"iterations": 12, "samples": 400, "elites": 40, "min_std": 0.01}, 2e-2),
         ("mppi", {"iterations": 12, "samples": 400, "elites": 40, "min_std": 0.01}, 2e-2),
         ("icem", {"iterations": 12, "samples": 400, "sample_decay": 1.0, "min_std": 0.01}, 2e-2),
