@@ -23,6 +23,7 @@ from mpc import Plan, Reward, trajectory_cost
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
+from scripts.plan_video import carry_out, side_by_side
 from scripts.plots import Line, Panel, decision_trace, line_panels, plan_picture
 from scripts.readout import fit_readout
 from scripts.settings import build, prepare_torch, require_at_least, require_seed
@@ -42,7 +43,7 @@ class ControlSettings:
     episodes: int = 1
     seed: int = 30_000_000  # of the first episode
     video: bool = False  # an mp4 of every episode
-    plan_plot: bool = True  # pictures of one plan: its states and how its iterations went
+    plan_plot: bool = True  # pictures of one plan (with video=true also a video of it)
     plan_step: int | None = None  # control step whose plan is drawn; null: a lively one
     device: str = "auto"  # auto, cpu, cuda, mps
     threads: int = 1  # of torch on the CPU
@@ -60,6 +61,7 @@ class Trace:
     """What was seen in one controlled episode."""
 
     obs: list[NDArray[np.float32]] = field(default_factory=list)  # (O,), one more than rewards
+    actions: list[NDArray[np.float32]] = field(default_factory=list)  # (A,)
     rewards: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
@@ -72,16 +74,25 @@ class Trace:
         """Undiscounted return."""
         return float(sum(self.rewards))
 
-    def add(self, obs: NDArray[np.float32], reward: float, memory: Memory) -> None:
-        """Append what a control step led to."""
+    def add(
+        self,
+        action: NDArray[np.float32],
+        obs: NDArray[np.float32],
+        reward: float,
+        memory: Memory,
+    ) -> None:
+        """Append a control step and what it led to."""
         assert memory.plan is not None
+        self.actions.append(action)
         self.obs.append(obs)
         self.rewards.append(reward)
         self.milliseconds.append(1000.0 * memory.seconds)
         self.plans.append(memory.plan)
 
-    def liveliest(self) -> int:
-        """The control step at which the observation changes most: a plan worth looking at."""
+    def plan_step(self, wanted: int | None) -> int:
+        """The control step whose plan is shown: `wanted`, or where the observation changes most."""
+        if wanted is not None:
+            return min(wanted, len(self.plans) - 1)
         seen = np.stack(self.obs)
         change = np.abs(np.diff(seen, axis=0)) / (seen.std(0) + 1e-6)
         # Not so late that what happened cannot be drawn beside the plan.
@@ -120,7 +131,12 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         for seed in range(settings.seed, settings.seed + settings.episodes):
             trace = _episode(agent, env, seed, rendered, loaded.device, console)
             _report(trace, spec.control_period, agent.planner.config.deadline_ms, console)
-            for path in _files(trace, loaded, f"{name}-seed{seed}", settings):
+            stem = f"{name}-seed{seed}"
+            paths = _files(trace, loaded, stem, settings)
+            if rendered and settings.plan_plot:
+                step = trace.plan_step(settings.plan_step)
+                paths += _plan_video(trace, env, seed, step, loaded, stem)
+            for path in paths:
                 console.print(f"  {path}")
     finally:
         env.close()
@@ -169,7 +185,7 @@ def _episode(
             actions, memory = agent.act(obs[None], memory)
             obs, reward, terminated, truncated, _ = env.step(actions[0])
             over = terminated or truncated
-            trace.add(obs, float(reward), memory)
+            trace.add(actions[0], obs, float(reward), memory)
             if rendered:
                 trace.frames.append(env.render())  # type: ignore[arg-type]
             live.update(
@@ -211,24 +227,53 @@ def _files(trace: Trace, loaded: LoadedRun, stem: str, settings: ControlSettings
     period = 1000 * spec.control_period
     decision_trace(paths[0], trace.rewards, trace.milliseconds, period, f"{spec.name}, {stem}")
     if settings.plan_plot:
-        paths += _draw_plan(trace, loaded, stem, settings.plan_step)
+        paths += _draw_plan(trace, loaded, stem, trace.plan_step(settings.plan_step))
     if trace.frames:
-        try:
-            path = loaded.folder.videos / f"{stem}.mp4"
-            write_video(path, trace.frames, fps=1.0 / spec.control_period)
-            paths.append(path)
-        except (OSError, RuntimeError) as error:
-            logger.warning("no video: %s", " ".join(str(error).split()))
+        path = loaded.folder.videos / f"{stem}.mp4"
+        paths += _video(path, trace.frames, 1.0 / spec.control_period)
     return paths
 
 
-def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int | None) -> list[Path]:
+def _video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> list[Path]:
+    """Write a video; its path, or nothing and a warning if that fails."""
+    try:
+        write_video(path, frames, fps)
+    except (OSError, RuntimeError) as error:
+        logger.warning("no video: %s", " ".join(str(error).split()))
+        return []
+    return [path]
+
+
+def _plan_video(
+    trace: Trace,
+    env: gymnasium.Env[Any, Any],
+    seed: int,
+    step: int,
+    loaded: LoadedRun,
+    stem: str,
+) -> list[Path]:
+    """Film the plan made at `step`, carried out to its end, beside what happened.
+
+    Slowed down to last two seconds.
+    """
+    planned = list(trace.plans[step].actions[0].cpu().numpy())
+    try:
+        plan = carry_out(env, seed, trace.actions[:step], trace.obs[step], planned)
+    except RuntimeError as error:
+        logger.warning("no video of the plan: %s", error)
+        return []
+    happened = [plan[0], *trace.frames[step:]]
+    frames = side_by_side(plan, happened, (f"planned at step {step}", "what happened"))
+    fps = min(1.0 / loaded.spec.control_period, 0.5 * len(frames))
+    return _video(loaded.folder.videos / f"plan-{stem}.mp4", frames, fps)
+
+
+def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Path]:
     """Draw the plan made at `step`: its states, the model's rollout of its actions, what happened.
 
     And what its iterations went through, for planners that have any. Returns the pictures.
     """
     model, spec = loaded.trained.model, loaded.spec
-    step = trace.liveliest() if step is None else min(step, len(trace.plans) - 1)
     path = loaded.folder.plots / f"plan-{stem}.png"
     obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
     readout = fit_readout(model, obs)

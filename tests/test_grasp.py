@@ -560,13 +560,14 @@ def test_the_best_restart_by_the_true_rollout_is_returned(
     assert not torch.allclose(scored[-1].min(1).values, scored[-1].max(1).values)
 
 
+@pytest.mark.parametrize("select", ["rollout", "lookahead"])
 def test_no_plan_is_worse_than_its_warm_start(
-    integrator: Problem, plan: Callable[..., Plan]
+    select: str, integrator: Problem, plan: Callable[..., Plan]
 ) -> None:
     """Wild steps from a good plan lead away from it; the plan stays."""
     good = plan("gradient", integrator, iterations=200)
-    wild = {"action_lr": 3.0, "noise": 1.0, "restarts": 1}
-    kept = plan("grasp", integrator, good.warm_start, select="rollout", **wild)
+    wild = {"action_lr": 3.0, "noise": 1.0, "restarts": 1, "lookahead": integrator.horizon}
+    kept = plan("grasp", integrator, good.warm_start, select=select, **wild)
     torch.testing.assert_close(kept.cost, good.cost)
     torch.testing.assert_close(kept.actions, good.actions)
     # By the lifted cost alone the wild one would have been taken.

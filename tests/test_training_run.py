@@ -131,6 +131,10 @@ def test_control_writes_a_video(run: Path) -> None:
     with imageio.get_reader(run / "videos" / "zero-seed30000000.mp4") as video:
         assert video.count_frames() == 50
         assert video.get_meta_data()["fps"] == 50  # 20 ms per control step
+    with imageio.get_reader(run / "videos" / "plan-zero-seed30000000.mp4") as video:
+        assert video.count_frames() == 1 + 3  # a horizon of 3 control steps
+        height, width, _ = video.get_data(0).shape
+        assert width > 1.9 * height, "plan and episode side by side"
 
 
 def test_control_and_evaluate_take_yaml(run: Path, tmp_path: Path) -> None:
