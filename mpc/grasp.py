@@ -51,7 +51,7 @@ class GraspConfig(LiftedConfig):
 
     iterations: int = 2  # steps on states and actions
     tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
-    restarts: int = 4  # paths that are improved side by side; the best is the plan
+    restarts: int = 3  # paths that are improved side by side; the best is the plan
     lookahead: int = 3  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise

@@ -25,6 +25,7 @@ class LiftedConfig(RestartConfig):
     defect: float = 1.0  # weight of that distance
     shaping: float = 1.0  # weight of the cost of a short lookahead from every virtual state
     lookahead: int = 1  # control steps of it, one model call each
+    lookahead_span: int = 8  # first virtual states that look so far ahead; later ones look one step
     path_cost: float = 0.0  # weight of the objective along the virtual states
     stop_gradient: bool = True  # no gradient into the virtual states that enter the model
 
@@ -34,7 +35,8 @@ class LiftedConfig(RestartConfig):
         self.one_of("distance", DISTANCES)
         for option in ("defect", "shaping", "path_cost"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
-        self.require("lookahead", self.lookahead >= 1, "at least 1")
+        for option in ("lookahead", "lookahead_span"):
+            self.require(option, getattr(self, option) >= 1, "at least 1")
 
 
 class Lifted(NamedTuple):
@@ -67,7 +69,8 @@ def lifted_loss(
     gap = distance(cfg.distance, transition.next, states[..., 1:, :]).sum(-1)
     shaping = promised = torch.zeros_like(gap)
     if cfg.shaping:
-        ahead = lookahead_cost(model, objective, discount, cfg.lookahead, transition, actions)
+        steps = cfg.lookahead, cfg.lookahead_span
+        ahead = lookahead_cost(model, objective, discount, *steps, transition, actions)
         shaping = ahead.sum(-1)
     if cfg.path_cost:
         promised = path_cost(model, objective, discount, transition, states)
@@ -92,14 +95,16 @@ def lookahead_cost(
     objective: Objective,
     discount: float,
     steps: int,
+    span: int,
     first: Transition,
     actions: Tensor,
 ) -> Tensor:
-    """Cost of following the plan for `steps` control steps from every virtual state, then stopping.
+    """Cost of following the plan for some control steps from every virtual state, then stopping.
 
-    All H lookaheads run side by side, so this is steps - 1 model calls whatever the horizon; those
-    that reach the end of the plan stop there. `first` (B, K, H, ...) is the first step of each,
-    actions (B, K, H, A) -> (B, K, H).
+    `steps` from the first `span` virtual states and one from the later ones, whose actions will be
+    improved again before they are executed. All lookaheads run side by side, so this is steps - 1
+    model calls whatever the horizon; those that reach the end of the plan stop there. `first`
+    (B, K, H, ...) is the first step of each, actions (B, K, H, A) -> (B, K, H).
     """
     if steps == 1:
         return objective.shaping(model, first, discount)
@@ -108,9 +113,9 @@ def lookahead_cost(
         weight = weight * first.continues
     ends, window = first.next, push(model, first.state, first.next)
     for i in range(1, min(steps, actions.shape[-2])):
-        count = actions.shape[-2] - i  # lookaheads that have another step to go
+        count = min(actions.shape[-2] - i, span)  # lookaheads that have another step to go
         window = window[..., :count, :]
-        transition = model.predict(window, actions[..., i:, :])
+        transition = model.predict(window, actions[..., i : i + count, :])
         going = weight[..., :count]
         stage = going * objective.stage(transition)
         cost = torch.cat([cost[..., :count] + stage, cost[..., count:]], -1)
