@@ -604,16 +604,21 @@ def test_the_lifted_cost_of_a_rollout_is_its_cost() -> None:
     torch.testing.assert_close(parts.loss, parts.distance + 2.0 * promised)
 
 
+@pytest.mark.parametrize("span", [1, 2, 8])
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
-def test_a_lookahead_is_the_cost_of_a_short_plan_from_every_virtual_state(steps: int) -> None:
+def test_a_lookahead_is_the_cost_of_a_short_plan_from_every_virtual_state(
+    steps: int, span: int
+) -> None:
+    """Of one step where the span has ended."""
     lift = Lift()
     lift.model = Fading()
     expected = 0.0
     for t in range(3):
-        actions = lift.actions[:, :, t : t + steps]
+        actions = lift.actions[:, :, t : t + (steps if t < span else 1)]
         start = lift.states[:, :, t]
         expected += trajectory_cost(lift.model, lift.objective, DISCOUNT, start, actions)[0]
-    found = lift.lifted(LiftedConfig(lookahead=steps), lift.states, lift.actions)
+    cfg = LiftedConfig(lookahead=steps, lookahead_span=span)
+    found = lift.lifted(cfg, lift.states, lift.actions)
     torch.testing.assert_close(found.shaping, expected)
 
 
@@ -824,6 +829,7 @@ REFUSED = {
     "tolerance": [-0.1],
     "defect": [-1.0],
     "lookahead": [0],
+    "lookahead_span": [0],
     "path_cost": [-1.0],
     "sync_planner": ["simplex"],
     "tail": ["random"],
