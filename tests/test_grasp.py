@@ -694,7 +694,8 @@ def test_latco_is_that_collocation(integrator: Problem, plan: Callable[..., Plan
     assert (found.cost < best + 0.05 * best.abs()).all()
     same = {"noise": 0.0, "shaping": 0.0, "path_cost": 1.0, "defect": 10.0, "lookahead": 1}
     same |= {"stop_gradient": False, "state_optimizer": "adam", "state_lr": 0.05}
-    same |= {"iterations": 20, "action_lr": 0.1, "init_std": 0.3, "select": "rollout"}
+    same |= {"iterations": 20, "restarts": 3, "init_std": 0.3, "action_lr": 0.1}
+    same |= {"select": "rollout"}
     twin = plan("grasp", integrator, **same)
     assert torch.equal(plan("latco", integrator).actions, twin.actions)
 
