@@ -231,9 +231,11 @@ class Grasp(Planner[GraspConfig]):
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
-        if self.config.select == "auto" and not self.config.sync_every:
+        cfg = self.config
+        # No longer than a lookahead, a rollout costs no more, and restarts are better for it.
+        if cfg.select == "auto" and not cfg.sync_every and problem.horizon > cfg.lookahead:
             return warm_rows(problem, warm_start)
-        row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
+        row = torch.tensor(cfg.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)
 
     def _parallel_cost(self, problem: Problem, states: Tensor, actions: Tensor) -> Tensor:

@@ -730,6 +730,12 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     calls.rows.clear()
     plan("grasp", longer, warm_long, select="auto", iterations=2, lookahead=3)
     assert len(calls.rows) == short, "not one call more for a plan eight times as long"
+    # A plan no longer than the lookahead begins and is chosen by rollouts.
+    short_task = replace(latent_task, horizon=3)
+    warm_short = shift(plan("grasp", short_task).warm_start)
+    calls.rows.clear()
+    plan("grasp", short_task, warm_short, select="auto", restarts=4, iterations=1, lookahead=3)
+    assert calls.rows == [3] + [3 * 4] * 2 + [36, 24, 12] + [3 * 5] * 3 + [3 * 3]
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
     plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)
