@@ -29,7 +29,7 @@ from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
 from mpc.registry import PLANNERS, make_planner, register
-from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
+from mpc.rollout import Rollouts, finite_or_worst, pick, repeat, rollouts_for
 from mpc.virtual_states import (
     SCHEDULES,
     STATE_STARTS,
@@ -173,6 +173,7 @@ class Grasp(Planner[GraspConfig]):
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
         self._rollouts = rollouts_for(config.compiles, config.horizon)
+        self._ahead = rollouts_for(config.compiles, config.lookahead)
         self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
@@ -231,11 +232,9 @@ class Grasp(Planner[GraspConfig]):
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
-        cfg = self.config
-        # No longer than a lookahead, a rollout costs no more, and restarts are better for it.
-        if cfg.select == "auto" and not cfg.sync_every and problem.horizon > cfg.lookahead:
+        if self.config.select == "auto" and not self.config.sync_every:
             return warm_rows(problem, warm_start)
-        row = torch.tensor(cfg.select in PARALLEL, device=problem.state.device)
+        row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)
 
     def _parallel_cost(self, problem: Problem, states: Tensor, actions: Tensor) -> Tensor:
@@ -248,7 +247,7 @@ class Grasp(Planner[GraspConfig]):
         model = (problem.model, problem.objective, problem.discount)
         if self._looks_ahead(problem):
             window = repeat(problem.state, actions.shape[1])
-            return self._rollouts.cost(*model, window, actions[..., : cfg.lookahead, :])[0]
+            return self._ahead.cost(*model, window, actions[..., : cfg.lookahead, :])[0]
         return lifted_cost(*model, cfg, problem.state, states, actions)
 
     def _looks_ahead(self, problem: Problem) -> bool:
@@ -280,7 +279,8 @@ class Grasp(Planner[GraspConfig]):
             actions, calls = start.actions, calls + start.calls + more
         if parallel.any():
             assert warm_start is not None
-            lifted = beside(problem, warm_start, cfg, noise)
+            *lifted, more = beside(problem, warm_start, cfg, self._ahead, noise)
+            calls += more
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
             states = lifted[1] if whole else fill(parallel, lifted[1], states)
@@ -394,19 +394,34 @@ def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
 
 
 def beside(
-    problem: Problem, warm_start: WarmStart, cfg: GraspConfig, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Restarts that share the virtual states of a renewed warm start, made without a rollout.
+    problem: Problem, warm_start: WarmStart, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """Restarts that share the virtual states of a renewed warm start, and the model calls it took.
 
-    The first has its actions; the others what the policy prior does at every virtual state (where
-    there is no policy, its actions too) with noise of `init_std`; `noise` (K - 1, H, A) is
-    standard normal. -> actions (B, K, H, A), states (B, K, H + 1, Z).
+    The first has its actions. The others follow the policy prior with noise of `init_std`: through
+    the model for their first lookahead, by which the plan is chosen, then at the virtual states.
+    Where there is no policy they are the first plus such noise. `noise` (K - 1, H, A) is standard
+    normal.
+    -> actions (B, K, H, A), states (B, K, H + 1, Z).
     """
     first, model, states = warm_start.actions.unsqueeze(1), problem.model, warm_start.states
     assert states is not None
-    policy = model.policy(states[:, :-1]).unsqueeze(1) if model.supports("policy") else first
-    actions = torch.cat([first, policy + cfg.init_std * noise], 1)
-    return problem.actions.project(actions), repeat(states, cfg.restarts)
+    paths, calls = repeat(states, cfg.restarts), 0
+    if not model.supports("policy"):
+        actions = torch.cat([first, first + cfg.init_std * noise], 1)
+    elif cfg.restarts == 1:
+        actions = first
+    else:
+        lead = min(cfg.lookahead, problem.horizon)
+        window = repeat(problem.state, cfg.restarts - 1)
+        draw = noise[:, :lead].expand(problem.batch, -1, -1, -1)
+        of = (model, problem.actions, window, lead)
+        leading, led = rollouts.policy(*of, draw, cfg.init_std)
+        after = model.policy(states[:, lead:-1]).unsqueeze(1) + cfg.init_std * noise[:, lead:]
+        actions = torch.cat([first, torch.cat([leading, after], 2)], 1)
+        others = torch.cat([led, paths[:, 1:, lead:]], 2)
+        paths, calls = torch.cat([paths[:, :1], others], 1), lead - 1
+    return problem.actions.project(actions), paths, calls
 
 
 def remembered(warm_start: WarmStart, known: Tensor, name: str, fresh: Adam) -> Adam:

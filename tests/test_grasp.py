@@ -713,7 +713,10 @@ def test_with_stop_gradient_a_goal_alone_pulls_on_the_last_action_alone(reach: A
 def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     latent_task: Problem, plan: Callable[..., Plan], count_calls: Any
 ) -> None:
-    """One step for the tail, iterations, the choice by the first lookahead, the defect."""
+    """One step for the tail, iterations, the choice by the first lookahead, the defect.
+
+    Only a lookahead is made in sequence, and that is as long whatever the horizon.
+    """
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3)
@@ -721,8 +724,9 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     assert found.diagnostics.forward_calls == 6
     calls.rows.clear()
     found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3)
-    # Lookaheads from the last two virtual states end with the plan.
-    assert calls.rows == [3] + [60, 48, 36] * 2 + [3 * 5] * 3 + [3 * 5]
+    # Three restarts begin by following the policy; the last two lookaheads end with the plan.
+    leading = 2 * [3 * 3]
+    assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 5] * 3 + [3 * 5]
     assert found.diagnostics.backward_calls == 6
     short = len(calls.rows)
     longer = replace(latent_task, horizon=40)
@@ -730,12 +734,6 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     calls.rows.clear()
     plan("grasp", longer, warm_long, select="auto", iterations=2, lookahead=3)
     assert len(calls.rows) == short, "not one call more for a plan eight times as long"
-    # A plan no longer than the lookahead begins and is chosen by rollouts.
-    short_task = replace(latent_task, horizon=3)
-    warm_short = shift(plan("grasp", short_task).warm_start)
-    calls.rows.clear()
-    plan("grasp", short_task, warm_short, select="auto", restarts=4, iterations=1, lookahead=3)
-    assert calls.rows == [3] + [3 * 4] * 2 + [36, 24, 12] + [3 * 5] * 3 + [3 * 3]
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
     plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)
@@ -745,17 +743,24 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
 
 
-def test_restarts_beside_a_warm_plan_follow_the_policy_at_its_states(
+def test_restarts_beside_a_warm_plan_follow_the_policy(
     homing: Any, problem_of: Callable[..., Problem]
 ) -> None:
+    """Through the model for a lookahead, which is what they are chosen by, then at its states."""
     problem = drifting(problem_of, homing)
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 4, 2, generator=rng, dtype=torch.float64)
     warm = WarmStart(torch.full((2, 4, 2), 0.25).double(), scattered(problem, 0.3))
-    actions, states = beside(problem, warm, GraspConfig(restarts=3, init_std=0.1), noise)
-    assert torch.equal(states, warm.states.unsqueeze(1).expand(-1, 3, -1, -1))
+    assert warm.states is not None
+    cfg = GraspConfig(restarts=3, init_std=0.1, lookahead=2)
+    actions, states, calls = beside(problem, warm, cfg, EAGER, noise)
+    assert calls == 1
     assert torch.equal(actions[:, 0], warm.actions)
-    policy = (-warm.states[:, :-1]).clamp(-1, 1).unsqueeze(1)
+    assert torch.equal(states[:, 0], warm.states)
+    torch.testing.assert_close(states[:, 1:, 1], problem.state.unsqueeze(1) + actions[:, 1:, 0])
+    rest = warm.states[:, 2:].unsqueeze(1)
+    assert torch.equal(states[:, 1:, 2:], rest.expand(-1, 2, -1, -1))
+    policy = (-states[:, 1:, :-1]).clamp(-1, 1)
     torch.testing.assert_close(actions[:, 1:], (policy + 0.1 * noise).clamp(-1, 1))
 
 
