@@ -128,9 +128,9 @@ class MPCAgent:
         chance that a choice is replaced by any is `explore * exploration`.
         """
         started = time.perf_counter()
-        observed = torch.as_tensor(obs, device=memory.rng.device)
+        z = self.model.encode(torch.as_tensor(obs, device=memory.rng.device))
         if self.model.history > 1:
-            memory = self._remember(self.model.encode(observed), memory)
+            memory = self._remember(z, memory)
         warm = memory.warm_start
         due = (
             warm is None
@@ -138,14 +138,13 @@ class MPCAgent:
             or (warm.known is not None and not bool(warm.known.all()))
         )
         if due:
-            state = self.model.encode(observed) if memory.window is None else memory.window
-            memory = self._replan(state, memory)
+            memory = self._replan(z if memory.window is None else memory.window, memory)
         warm, age = memory.warm_start, memory.age
         assert warm is not None
         action = self._actions.execute(warm.actions[:, age])
         if explore:
             if warm.std is None:
-                amount = self._uncertainty(observed, explore * self.config.exploration)
+                amount = self._uncertainty(z, explore * self.config.exploration)
             else:
                 amount = explore * warm.std[:, age]
             action = self._actions.explore(action, amount, memory.rng)
@@ -153,14 +152,14 @@ class MPCAgent:
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)
 
-    def _uncertainty(self, observed: Tensor, least: float) -> Tensor:
+    def _uncertainty(self, z: Tensor, least: float) -> Tensor:
         """Amount of exploration (B, A): the policy prior's standard deviation, or `least`."""
-        amount = observed.new_full((len(observed), self._actions.dim), least)
+        amount = z.new_full((len(z), self._actions.dim), least)
         if not (self._actions.averages and self.model.supports("policy")):
             return amount
-        z, one = self.model.encode(observed), torch.ones_like(amount)
-        spread = 0.5 * (self.model.policy(z, one) - self.model.policy(z, -one))
-        return torch.maximum(amount, spread)
+        one = torch.ones_like(amount)
+        above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
+        return torch.maximum(amount, 0.5 * (above - below))
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:
         """Drop the plans of rows whose episode ended, `done` (B,); the others stay warm."""
