@@ -54,6 +54,8 @@ class GraspConfig(LiftedConfig):
     restarts: int = 3  # paths that are improved side by side; the best is the plan
     lookahead: int = 3  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
+    leads: int = 32  # rollouts of a lookahead, tried for the restarts of a warm plan to begin with
+    lead_std: float = 1.0  # spread of the widest of them around the policy prior
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     state_optimizer: str = "sgd"  # sgd or adam
     state_lr: float = 1.0  # with sgd and mse, 1 moves a state onto its prediction
@@ -85,6 +87,8 @@ class GraspConfig(LiftedConfig):
             self.require(option, getattr(self, option) > 0, "above 0")
         for option in ("noise_every", "sync_steps", "blend"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
+        self.require("leads", self.leads >= 1, "at least 1")
+        self.require("lead_std", self.lead_std >= 0, "at least 0")
         self.require("noise_until", 0 <= self.noise_until <= 1, "in [0, 1]")
 
 
@@ -267,6 +271,11 @@ class Grasp(Planner[GraspConfig]):
         # All numbers are drawn at once and always: no row depends on how another one starts.
         shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
         noise = problem.normal(shape, rng)
+        leads = max(cfg.leads, cfg.restarts - 1)
+        shape = (leads, min(cfg.lookahead, problem.horizon), problem.actions.dim)
+        # From the mode of the policy to wide, so that no width need be right for all tasks.
+        widths = torch.linspace(0.0, cfg.lead_std, leads).to(noise)
+        lead_noise = widths[:, None, None] * problem.normal(shape, rng)
         draw = draw_for(problem, cfg.states_init, cfg.restarts, rng)
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
@@ -279,8 +288,11 @@ class Grasp(Planner[GraspConfig]):
             actions, calls = start.actions, calls + start.calls + more
         if parallel.any():
             assert warm_start is not None
-            *lifted, more = beside(problem, warm_start, cfg, self._ahead, noise)
-            calls += more
+            led = None
+            if problem.model.supports("policy") and cfg.restarts > 1:
+                led = best_leads(problem, cfg, self._ahead, lead_noise)
+                calls += lead_noise.shape[1]
+            lifted = beside(problem, warm_start, cfg, noise, led)
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
             states = lifted[1] if whole else fill(parallel, lifted[1], states)
@@ -393,35 +405,49 @@ def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
     return known_rows(warm_start, problem.batch, problem.state.device)
 
 
-def beside(
-    problem: Problem, warm_start: WarmStart, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor
-) -> tuple[Tensor, Tensor, int]:
-    """Restarts that share the virtual states of a renewed warm start, and the model calls it took.
+def best_leads(
+    problem: Problem, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The K - 1 cheapest rollouts of the policy prior over one lookahead of n steps.
 
-    The first has its actions. The others follow the policy prior with noise of `init_std`: through
-    the model for their first lookahead, by which the plan is chosen, then at the virtual states.
-    Where there is no policy they are the first plus such noise. `noise` (K - 1, H, A) is standard
-    normal.
+    By the cost that a plan is chosen by. `noise` (leads, n, A) is added to the policy's actions.
+    -> actions (B, K - 1, n, A), states (B, K - 1, n + 1, Z); n model calls.
+    """
+    model = (problem.model, problem.objective, problem.discount)
+    window = repeat(problem.state, len(noise))
+    draw = noise.expand(problem.batch, -1, -1, -1)
+    cost, actions, states = rollouts.noisy(*model, problem.actions, window, draw)
+    best = finite_or_worst(cost).topk(cfg.restarts - 1, largest=False).indices
+    return pick(actions, best), pick(states, best)
+
+
+def beside(
+    problem: Problem,
+    warm_start: WarmStart,
+    cfg: GraspConfig,
+    noise: Tensor,
+    leads: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Restarts that share the virtual states of a renewed warm start after a lead of their own.
+
+    The first has its actions. The others begin with `leads` (`best_leads`), then do what the
+    policy prior does at the virtual states; without a policy they are the first. `noise`
+    (K - 1, H, A), standard normal, times `init_std` is added to actions that are not a lead's.
     -> actions (B, K, H, A), states (B, K, H + 1, Z).
     """
-    first, model, states = warm_start.actions.unsqueeze(1), problem.model, warm_start.states
+    first, states = warm_start.actions.unsqueeze(1), warm_start.states
     assert states is not None
-    paths, calls = repeat(states, cfg.restarts), 0
-    if not model.supports("policy"):
-        actions = torch.cat([first, first + cfg.init_std * noise], 1)
-    elif cfg.restarts == 1:
-        actions = first
+    paths = repeat(states, cfg.restarts)
+    if leads is None:
+        actions = first + cfg.init_std * noise
     else:
-        lead = min(cfg.lookahead, problem.horizon)
-        window = repeat(problem.state, cfg.restarts - 1)
-        draw = noise[:, :lead].expand(problem.batch, -1, -1, -1)
-        of = (model, problem.actions, window, lead)
-        leading, led = rollouts.policy(*of, draw, cfg.init_std)
-        after = model.policy(states[:, lead:-1]).unsqueeze(1) + cfg.init_std * noise[:, lead:]
-        actions = torch.cat([first, torch.cat([leading, after], 2)], 1)
-        others = torch.cat([led, paths[:, 1:, lead:]], 2)
-        paths, calls = torch.cat([paths[:, :1], others], 1), lead - 1
-    return problem.actions.project(actions), paths, calls
+        actions, led = leads
+        lead = actions.shape[2]
+        policy = problem.model.policy(states[:, lead:-1]).unsqueeze(1)
+        actions = torch.cat([actions, policy + cfg.init_std * noise[:, lead:]], 2)
+        others = torch.cat([led, paths[:, 1:, lead + 1 :]], 2)
+        paths = torch.cat([paths[:, :1], others], 1)
+    return problem.actions.project(torch.cat([first, actions], 1)), paths
 
 
 def remembered(warm_start: WarmStart, known: Tensor, name: str, fresh: Adam) -> Adam:

@@ -15,25 +15,61 @@ from mpc.history import newest, push
 from mpc.optim import Adam, clip_norm, gradients
 
 
-def trajectory_cost(
-    model: WorldModel, objective: Objective, discount: float, state: Tensor, actions: Tensor
+def follow(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    state: Tensor,
+    horizon: int,
+    choose: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Cost and states of following `actions` from `state`.
+    """Cost and states of executing `choose(t, s_t)` from `state` on, for `horizon` control steps.
 
     J = sum_t w_t stage_t + w_H terminal(s_H), with w_t = discount^t times the predicted
     probability that the episode has not ended before step t.
-    state (B, ..., h * Z), actions (B, ..., H, A) -> cost (B, ...), states (B, ..., H + 1, Z).
+    state (B, ..., h * Z) -> cost (B, ...), states (B, ..., H + 1, Z).
     """
     states = [newest(model, state)]
     weight: Tensor | float = 1.0
     cost: Tensor | float = 0.0
-    for action in actions.unbind(-2):
-        transition = model.predict(state, action)
+    for t in range(horizon):
+        transition = model.predict(state, choose(t, states[-1]))
         cost = cost + weight * objective.stage(transition)
         weight = weight * after(transition, discount)
         states.append(transition.next)
         state = push(model, state, transition.next)
     return cost + weight * objective.terminal(model, states[-1]), torch.stack(states, -2)
+
+
+def trajectory_cost(
+    model: WorldModel, objective: Objective, discount: float, state: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cost and states (`follow`) of `actions` (B, ..., H, A) from state (B, ..., h * Z)."""
+    horizon = actions.shape[-2]
+    return follow(model, objective, discount, state, horizon, lambda t, _: actions[..., t, :])
+
+
+def noisy_policy_cost(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    space: ActionSpace,
+    state: Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost and states (`follow`) of the policy prior's modes plus `noise`, and those actions.
+
+    The noise (..., H, A) is added to the relaxed actions.
+    state (..., h * Z) -> cost (...), relaxed actions (..., H, A), states (..., H + 1, Z).
+    """
+    relaxed: list[Tensor] = []
+
+    def choose(t: int, z: Tensor) -> Tensor:
+        relaxed.append(space.project(model.policy(z) + noise[..., t, :]))
+        return space.execute(relaxed[-1])
+
+    cost, states = follow(model, objective, discount, state, noise.shape[-2], choose)
+    return cost, torch.stack(relaxed, -2), states
 
 
 def after(transition: Transition, discount: float) -> Tensor | float:
@@ -111,10 +147,11 @@ class Rollouts(NamedTuple):
 
     cost: Callable[..., tuple[Tensor, Tensor]]  # trajectory_cost
     policy: Callable[..., tuple[Tensor, Tensor]]  # policy_rollout
+    noisy: Callable[..., tuple[Tensor, Tensor, Tensor]]  # noisy_policy_cost
     descend: Callable[..., Step]  # descent_step
 
 
-EAGER = Rollouts(trajectory_cost, policy_rollout, descent_step)
+EAGER = Rollouts(trajectory_cost, policy_rollout, noisy_policy_cost, descent_step)
 LONGEST_COMPILED = 8  # control steps; a longer rollout takes minutes to compile, as it is unrolled
 
 
@@ -122,7 +159,12 @@ def rollouts_for(compile: bool, horizon: int) -> Rollouts:
     """Rollouts for a planner with these options."""
     if not compile or horizon > LONGEST_COMPILED:
         return EAGER
-    return Rollouts(compiled(trajectory_cost), compiled(policy_rollout), compiled(descent_step))
+    return Rollouts(
+        compiled(trajectory_cost),
+        compiled(policy_rollout),
+        compiled(noisy_policy_cost),
+        compiled(descent_step),
+    )
 
 
 def finite_or_worst(cost: Tensor) -> Tensor:
@@ -136,5 +178,6 @@ def repeat(x: Tensor, n: int) -> Tensor:
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
-    """Row `index` (B,) of the candidate axis: (B, N, ...) -> (B, ...)."""
-    return x[torch.arange(x.shape[0], device=x.device), index]
+    """Rows `index` (B, ...) of the candidate axis: (B, N, *rest) -> (B, ..., *rest)."""
+    batch = torch.arange(x.shape[0], device=x.device)
+    return x[batch.view(-1, *(1,) * (index.dim() - 1)), index]

@@ -25,9 +25,9 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.descent import Start
-from mpc.grasp import GraspConfig, beside
+from mpc.grasp import GraspConfig, beside, best_leads
 from mpc.lifting import DISTANCES, Lifted, LiftedConfig, distance, lifted_cost, lifted_loss
-from mpc.rollout import EAGER
+from mpc.rollout import EAGER, repeat
 from mpc.virtual_states import (
     SCHEDULES,
     draw_for,
@@ -719,13 +719,13 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     """
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
-    found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3)
-    assert calls.rows == [3] + [3 * 4 * 5] * 3 + [3 * 5] + [3 * 5]
-    assert found.diagnostics.forward_calls == 6
+    found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3, leads=10)
+    assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 5] + [3 * 5]
+    assert found.diagnostics.forward_calls == 7
     calls.rows.clear()
-    found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3)
-    # Three restarts begin by following the policy; the last two lookaheads end with the plan.
-    leading = 2 * [3 * 3]
+    found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3, leads=10)
+    # Leads of the other restarts; the last two lookaheads end with the plan.
+    leading = [3 * 10] * 3
     assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 5] * 3 + [3 * 5]
     assert found.diagnostics.backward_calls == 6
     short = len(calls.rows)
@@ -743,25 +743,68 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
 
 
-def test_restarts_beside_a_warm_plan_follow_the_policy(
+def test_restarts_beside_a_warm_plan_lead_and_then_follow_the_policy_at_its_states(
     homing: Any, problem_of: Callable[..., Problem]
 ) -> None:
-    """Through the model for a lookahead, which is what they are chosen by, then at its states."""
     problem = drifting(problem_of, homing)
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 4, 2, generator=rng, dtype=torch.float64)
     warm = WarmStart(torch.full((2, 4, 2), 0.25).double(), scattered(problem, 0.3))
     assert warm.states is not None
-    cfg = GraspConfig(restarts=3, init_std=0.1, lookahead=2)
-    actions, states, calls = beside(problem, warm, cfg, EAGER, noise)
-    assert calls == 1
+    cfg = GraspConfig(restarts=3, init_std=0.1)
+    alike = beside(problem, warm, cfg, noise, None)
+    first = warm.actions.unsqueeze(1)
+    assert torch.equal(alike[0], torch.cat([first, (first + 0.1 * noise).clamp(-1, 1)], 1))
+    leads = torch.rand(2, 2, 1, 2).double(), torch.rand(2, 2, 2, 2).double()
+    actions, states = beside(problem, warm, cfg, noise, leads)
     assert torch.equal(actions[:, 0], warm.actions)
     assert torch.equal(states[:, 0], warm.states)
-    torch.testing.assert_close(states[:, 1:, 1], problem.state.unsqueeze(1) + actions[:, 1:, 0])
-    rest = warm.states[:, 2:].unsqueeze(1)
-    assert torch.equal(states[:, 1:, 2:], rest.expand(-1, 2, -1, -1))
-    policy = (-states[:, 1:, :-1]).clamp(-1, 1)
-    torch.testing.assert_close(actions[:, 1:], (policy + 0.1 * noise).clamp(-1, 1))
+    assert torch.equal(actions[:, 1:, :1], leads[0])
+    assert torch.equal(states[:, 1:, :2], leads[1])
+    rest = repeat(warm.states, 2)
+    assert torch.equal(states[:, 1:, 2:], rest[:, :, 2:])
+    policy = (-rest[:, :, 1:-1]).clamp(-1, 1) + 0.1 * noise[:, 1:]
+    torch.testing.assert_close(actions[:, 1:, 1:], policy.clamp(-1, 1))
+
+
+def test_leads_are_the_cheapest_policy_rollouts(
+    homing: Any, problem_of: Callable[..., Problem]
+) -> None:
+    """By the whole cost of the lookahead; the one without noise is the policy's mode."""
+    problem = replace(drifting(problem_of, homing), objective=GoalDistance(torch.zeros(2, 2)))
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(6, 3, 2, generator=rng, dtype=torch.float64)
+    noise[4] = 0.0
+    cfg = GraspConfig(restarts=3, leads=6)
+    actions, states = best_leads(problem, cfg, EAGER, noise)
+    tried = []
+    for draw in noise:
+        z, taken = problem.state, []
+        for step in draw:
+            taken.append(((-z).clamp(-1, 1) + step).clamp(-1, 1))
+            z = z + taken[-1]
+        tried.append(torch.stack(taken, 1))
+    every = torch.stack(tried, 1)
+    arguments = (problem.model, problem.objective, problem.discount, repeat(problem.state, 6))
+    cost, rolled = trajectory_cost(*arguments, every)
+    for row in range(problem.batch):
+        best = cost[row].argsort()[:2]
+        torch.testing.assert_close(actions[row], every[row, best])
+        torch.testing.assert_close(states[row], rolled[row, best])
+
+
+def test_wide_leads_find_what_policy_and_warm_start_miss(
+    latent_task: Problem, plan: Callable[..., Plan]
+) -> None:
+    """With steps too short to matter, the plan is as good as the best lead."""
+    options = {"select": "lookahead", "lookahead": 3, "iterations": 1, "action_lr": 1e-6}
+    warm = shift(plan("grasp", latent_task, **options).warm_start)
+    cost = {
+        (leads, std): plan("grasp", latent_task, warm, leads=leads, lead_std=std, **options).cost
+        for leads, std in ((64, 0.0), (4, 1.0), (64, 1.0))
+    }
+    assert (cost[64, 1.0] < cost[64, 0.0]).all(), "noise finds better than the mode alone"
+    assert cost[64, 1.0].sum() < cost[4, 1.0].sum(), "more leads find better"
 
 
 @pytest.mark.parametrize("tail", ["repeat", "zero"])
@@ -847,6 +890,8 @@ REFUSED = {
     "tail": ["random"],
     "restarts": [0, -1],
     "init_std": [-0.1],
+    "leads": [0],
+    "lead_std": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
     "final_lr": [-0.1, 1.1],
     "action_clip": [0.0],
