@@ -54,6 +54,9 @@ class TrainConfig:
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
+    # Every how many episodes one has no exploration noise, so that the data show where plans
+    # without it end up; 0: none.
+    greedy_every: int = 4
     eval_every: int = 10_000  # env frames; 0: only at the end
     eval_episodes: int = 5  # episodes per evaluation
     checkpoint_every: int = 10_000  # env frames
@@ -66,7 +69,7 @@ class TrainConfig:
             self, 1, "frames", "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
         )
         require_at_least(self, 0, "random_steps", "first_updates", "updates_per_step", "eval_every")
-        require_at_least(self, 0, "final_exploration")
+        require_at_least(self, 0, "final_exploration", "greedy_every")
 
 
 @dataclass(frozen=True)

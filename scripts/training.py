@@ -244,10 +244,16 @@ class TrainingRun:
         if not self.learning:
             return self.random.act(self.collector.index)
         obs = self.collector.obs[-1][None]
-        explore = 1.0 - (1.0 - self.settings.train.final_exploration) * min(1.0, 2 * self.progress)
-        actions, self.memory = self.agent.act(obs, self.memory, explore)
+        actions, self.memory = self.agent.act(obs, self.memory, self._exploration())
         action: NDArray[np.float32] = actions[0]
         return action
+
+    def _exploration(self) -> float:
+        """Share of the exploration noise at this control step."""
+        cfg = self.settings.train
+        if cfg.greedy_every and self.collector.index % cfg.greedy_every == 0:
+            return 0.0
+        return 1.0 - (1.0 - cfg.final_exploration) * min(1.0, 2 * self.progress)
 
     def _update(self, count: int) -> Tensor | None:
         """`count` updates of the model; returns the losses of the last one, (len(METRICS),)."""

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import pytest
@@ -19,7 +20,7 @@ from envs import RenderingUnavailable, select_gl_backend
 from mpc import PLANNERS
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
-from scripts.training import passed
+from scripts.training import TrainingRun, passed
 from world_models import load_checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -230,3 +231,23 @@ def test_stopwatch_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) -
 def test_passed_finds_multiples_inside_a_control_step() -> None:
     assert [f for f in range(4, 41, 4) if passed(10, f, 4)] == [12, 20, 32, 40]
     assert not passed(0, 40, 4)
+
+
+def test_every_so_many_episodes_one_has_no_exploration_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_planned: dict[int, set[bool]] = {}
+    act = TrainingRun._act
+
+    def spy(run: TrainingRun) -> Any:
+        action, plan = act(run), run.memory.plan
+        if plan is not None:
+            same = bool((plan.actions[0, 0].numpy() == action).all())
+            as_planned.setdefault(run.collector.index, set()).add(same)
+        return action
+
+    monkeypatch.setattr(TrainingRun, "_act", spy)
+    steps = ("train.frames=600", "train.random_steps=150", "train.eval_every=0")
+    done = telic("train", *DEBUG, *steps, "train.greedy_every=3", f"runs={tmp_path}")
+    assert done.code == 0, done.err
+    assert as_planned == {3: {True}, 4: {False}, 5: {False}}
