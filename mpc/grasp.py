@@ -350,29 +350,30 @@ class Grasp(Planner[GraspConfig]):
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Actions, virtual states and costs of the plans to choose from, and the model calls.
 
-        (B, K, ...) each, or K + 1: what the first restart began with takes part, so that no plan
-        is worse than its warm start. Not so by the lifted cost, which is low for any path whose
-        states are made up well. With a sync at the end the virtual states are the rollout's.
+        (B, K, ...) each, or 2 K: what the restarts began with takes part, so that no plan is worse
+        than its warm start, or than a lead from which a step went too far. Not so by the lifted
+        cost, which is low for any path whose states are made up well. With a sync at the end the
+        virtual states are the rollout's.
         """
-        goal, calls = problem.objective.goal(), 0
+        goal, calls, count = problem.objective.goal(), 0, path.states.shape[1]
         actions, states, ahead = path.actions, path.states, self._looks_ahead(problem)
         guarded = ahead or not in_parallel.all()
         if guarded:
-            actions = torch.cat([actions, start.actions[:, :1]], 1)
-            states = torch.cat([states, start.states[:, :1]], 1)
+            actions = torch.cat([actions, start.actions], 1)
+            states = torch.cat([states, start.states], 1)
         executed = problem.actions.execute(actions)
         cost = executed.new_zeros(executed.shape[:2])
         if in_parallel.any():
             cost = self._parallel_cost(problem, states, executed)
             calls = min(self.config.lookahead, problem.horizon) if ahead else 1
             if guarded and not ahead:
-                cost[:, -1] = torch.inf
+                cost[:, count:] = torch.inf
         if not in_parallel.all():
             model = (problem.model, problem.objective, problem.discount)
             window = repeat(problem.state, actions.shape[1])
             true, rolled = self._rollouts.cost(*model, window, executed)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
-            feasible = rolled if synced else torch.cat([path.states, rolled[:, -1:]], 1)
+            feasible = rolled if synced else torch.cat([path.states, rolled[:, count:]], 1)
             cost = fill(in_parallel, cost, true)
             states = fill(in_parallel, states, feasible)
         return actions, states, cost, calls

@@ -201,8 +201,8 @@ def test_an_iteration_is_one_batched_call(
     assert calls.differentiated == [True] * 4 + [False] * 2
     calls.rows.clear()
     plan("grasp", problem, select="rollout", **options)
-    # A rollout of all restarts and of where the first began takes the place of one call.
-    assert calls.rows == [2 * restarts * 7] * 4 + [2 * (restarts + 1)] * 7 + [2 * 7]
+    # A rollout of all restarts and of where they began takes the place of one call.
+    assert calls.rows == [2 * restarts * 7] * 4 + [2 * 2 * restarts] * 7 + [2 * 7]
 
 
 def test_a_warm_plan_makes_no_sequential_call_but_those_for_the_tail(
@@ -555,7 +555,7 @@ def test_the_best_restart_by_the_true_rollout_is_returned(
 
     monkeypatch.setattr("mpc.rollout.EAGER", EAGER._replace(cost=keep))
     found = plan("grasp", integrator, restarts=5, states_init="noise", select="rollout")
-    assert scored[-1].shape == (3, 6)
+    assert scored[-1].shape == (3, 10)
     torch.testing.assert_close(found.cost, scored[-1].min(1).values)
     assert not torch.allclose(scored[-1].min(1).values, scored[-1].max(1).values)
 
@@ -720,13 +720,13 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3, leads=10)
-    assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 5] + [3 * 5]
+    assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 8] + [3 * 5]
     assert found.diagnostics.forward_calls == 7
     calls.rows.clear()
     found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3, leads=10)
     # Leads of the other restarts; the last two lookaheads end with the plan.
     leading = [3 * 10] * 3
-    assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 5] * 3 + [3 * 5]
+    assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 8] * 3 + [3 * 5]
     assert found.diagnostics.backward_calls == 6
     short = len(calls.rows)
     longer = replace(latent_task, horizon=40)
@@ -737,7 +737,7 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
     plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)
-    assert calls.rows == [3 * 4] * 4 + [3 * 4 * 5] * 3 + [3 * 5] * 5 + [3 * 5]
+    assert calls.rows == [3 * 4] * 4 + [3 * 4 * 5] * 3 + [3 * 8] * 5 + [3 * 5]
     calls.rows.clear()
     plan("grasp", latent_task, warm, select="auto", iterations=2, restarts=1, sync_every=2)
     assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
