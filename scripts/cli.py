@@ -45,6 +45,14 @@ COMMANDS = {
             "telic train --config my.yaml --config debug seed=2        later ones win",
         ),
     ),
+    "sweep": Command(
+        "scripts.sweep",
+        "train many runs side by side: every combination of listed values",
+        (
+            "telic sweep env=dmc/cup-catch,dmc/reacher-easy seed=1,2,3 train.frames=50000",
+            "telic sweep planner=grasp,mppi,cem seed=1,2,3 workers=2 runs=runs/planners",
+        ),
+    ),
     "control": Command(
         "scripts.control",
         "control with a trained model: return, latency, pictures of a plan, video",

@@ -54,9 +54,7 @@ class TrainConfig:
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
-    # Every how many episodes one has no exploration noise, so that the data show where plans
-    # without it end up; 0: none.
-    greedy_every: int = 4
+    greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
     eval_every: int = 10_000  # env frames; 0: only at the end
     eval_episodes: int = 5  # episodes per evaluation
     checkpoint_every: int = 10_000  # env frames

@@ -1,0 +1,58 @@
+"""Where the trainings of a sweep run: the contract of an engine, and this machine as one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class Job(Protocol):
+    """A command that an engine has started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs or waits."""
+
+    def interrupt(self) -> None:
+        """Ask it to save and stop (SIGINT, or what the engine sends in its place)."""
+
+
+class Engine(Protocol):
+    """Starts commands; Ray or SLURM (through submitit) can stand in for the local one."""
+
+    slots: int  # commands that it takes at once
+
+    def start(self, command: Sequence[str], log: Path) -> Job:
+        """Run `command`, with both of its outputs appended to the file `log`."""
+
+
+class LocalJob:
+    """A process of this machine."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        with log.open("ab") as file:
+            # In a session of its own, so that Ctrl-C reaches the sweep alone, which passes it on.
+            self._process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.poll()
+
+    def interrupt(self) -> None:
+        """Send SIGINT; harmless when it has ended."""
+        self._process.send_signal(signal.SIGINT)
+
+
+class LocalEngine:
+    """This machine, with `slots` processes side by side."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def start(self, command: Sequence[str], log: Path) -> Job:
+        """Run `command` as a process."""
+        return LocalJob(command, log)
