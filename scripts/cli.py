@@ -85,6 +85,14 @@ COMMANDS = {
         "show what a run has learned, how its planners did, and where its pictures are",
         ("telic report run=runs/cartpole-swingup-grasp-seed1",),
     ),
+    "export": Command(
+        "scripts.export",
+        "copy a trained model without what only training needs, to share it",
+        (
+            "telic export run=runs/cartpole-swingup-grasp-seed1",
+            "telic export run=runs/... checkpoint=runs/.../checkpoints/000090000 out=shared/a",
+        ),
+    ),
     "list": Command(
         "scripts.listing",
         "list planners, envs, models or configs",

@@ -103,6 +103,8 @@ def _restored(folder: RunFolder, changes: Options) -> TrainingRun | str:
     with usage_errors():
         newest = latest_checkpoint(folder.checkpoints)
         checkpoint = load_checkpoint(newest)
+        if "trainer" not in checkpoint.tensors:
+            raise ValueError(f"{newest} holds an exported model, which cannot be trained on")
         seen = _frames(checkpoint, newest)
         if seen >= settings.train.frames:
             folder.release()

@@ -233,6 +233,35 @@ def test_passed_finds_multiples_inside_a_control_step() -> None:
     assert not passed(0, 40, 4)
 
 
+def test_an_exported_model_controls_as_its_run_does_and_cannot_be_trained(
+    run: Path, tmp_path: Path
+) -> None:
+    assert telic("evaluate", f"run={run}", "planner=policy", "episodes=1").code == 0
+    out = tmp_path / "shared"
+    done = telic("export", f"run={run}", f"out={out}")
+    assert done.code == 0, done.err
+    assert done.out.endswith(f"telic control run={out}\n")
+    kept = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    checkpoint = "checkpoints/000000400"
+    (evaluation,) = (p.name for p in (run / "evaluations").iterdir())
+    assert kept == {
+        ".lock",
+        "config.yaml",
+        f"evaluations/{evaluation}",
+        f"{checkpoint}/checkpoint.json",
+        f"{checkpoint}/model.safetensors",
+    }
+    options = ("episodes=1", "plan_plot=false", "planner=cem")
+    returns = [
+        re.findall(r"return (-?[\d.]+)", telic("control", f"run={folder}", *options).out)
+        for folder in (run, out)
+    ]
+    assert returns[0] == returns[1] and returns[0]
+    assert "cannot be trained on" in telic("train", f"resume={out}", "train.frames=500").error
+    again = telic("export", f"run={run}", f"out={out}")
+    assert again.error == f"{out} already holds a run; choose another out="
+
+
 def test_every_so_many_episodes_one_has_no_exploration_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,64 @@
+"""`telic export`: a trained model without what only its training needs, small enough to share."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+
+from scripts.loading import open_run
+from scripts.option_help import layout, option_rows
+from scripts.run_folder import RunFolder
+from scripts.settings import load
+from scripts.terminal import console as make_console
+from scripts.usage import UsageError, usage_errors
+from world_models import save_checkpoint
+
+# What a checkpoint says about a training that could go on.
+OF_TRAINING = ("steps", "learning", "device", "first_episode", "plan_row")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Options of `telic export`."""
+
+    run: str = MISSING  # run folder
+    checkpoint: str | None = None  # folder of a checkpoint; null: the newest of the run
+    out: str | None = None  # new run folder; null: checkpoints/ and the name of the run
+
+
+def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
+    """All options with their defaults."""
+    return layout(option_rows(ExportSettings()))
+
+
+def main(files: Sequence[str], overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Raises UsageError."""
+    settings = load(ExportSettings, files, overrides)
+    loaded = open_run(settings.run, settings.checkpoint, "cpu", {})
+    path = Path(settings.out) if settings.out else Path("checkpoints") / loaded.folder.name
+    trained = loaded.trained
+    if RunFolder(path).config.exists():
+        raise UsageError(f"{path} already holds a run; choose another out=")
+    with usage_errors():
+        folder = RunFolder.create(path, OmegaConf.to_yaml(OmegaConf.create(loaded.options)))
+    try:
+        meta = {k: v for k, v in trained.checkpoint.meta.items() if k not in OF_TRAINING}
+        name = f"{trained.frames:09d}"
+        tensors = {"model": trained.model.state_dict()}
+        save_checkpoint(folder.checkpoints / name, tensors, meta)
+        evaluations = path / "evaluations"
+        for file in sorted((loaded.folder.path / "evaluations").glob(f"{name}-*.json")):
+            evaluations.mkdir(exist_ok=True)
+            shutil.copy(file, evaluations)
+    finally:
+        folder.release()
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    console = make_console()
+    console.print(f"{path}: {size / 1e6:.2f} MB, {loaded.spec.name} of {trained.frames} env frames")
+    console.print(f"  telic control run={shlex.quote(str(path))}")
+    return 0
