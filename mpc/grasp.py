@@ -64,7 +64,9 @@ class GraspConfig(LiftedConfig):
     noise_schedule: str = "linear"  # how it falls: constant, linear, cosine, exponential
     noise_until: float = 0.5  # share of the iterations after which there is no noise
     noise_every: int = 1  # iterations for which one draw of the noise is held
-    sync_every: int = 0  # iterations between synchronisations with the true rollout; 0: never
+    # Iterations between synchronisations with the true rollout; 0: never; null: never where values
+    # judge what comes after a lookahead, else after every iteration.
+    sync_every: int | None = None
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
@@ -81,8 +83,10 @@ class GraspConfig(LiftedConfig):
         self.one_of("select", ("auto", "rollout", *PARALLEL))
         self.one_of("tail", TAILS)
         self.one_of("sync_planner", tuple(PLANNERS.names()))
-        for option in ("tolerance", "noise", "sync_every"):
+        for option in ("tolerance", "noise"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
+        known = self.sync_every is None or self.sync_every >= 0
+        self.require("sync_every", known, "at least 0, or null")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
         for option in ("noise_every", "sync_steps", "blend"):
@@ -181,7 +185,7 @@ class Grasp(Planner[GraspConfig]):
         self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
-        if config.sync_every and config.sync_planner != "gradient":
+        if config.sync_every != 0 and config.sync_planner != "gradient":
             known = PLANNERS[config.sync_planner].Config.options()
             options = {"iterations": config.sync_steps} if "iterations" in known else {}
             shared = {"horizon": config.horizon, "compile": config.compile}
@@ -191,7 +195,10 @@ class Grasp(Planner[GraspConfig]):
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the cheapest restart is the plan."""
         cfg, space = self.config, problem.actions
-        model = (problem.model, problem.objective, problem.discount)
+        model, sync_every = (
+            (problem.model, problem.objective, problem.discount),
+            self._sync(problem),
+        )
         spread = problem.model.latent_spread()
         in_parallel = self._chosen_in_parallel(problem, warm_start)
         path, forward = self._start(problem, warm_start, in_parallel, rng)
@@ -211,12 +218,12 @@ class Grasp(Planner[GraspConfig]):
             forward, backward, done = forward + calls, backward + calls, i + 1
             losses.append(torch.stack(lifted))
             norms.append(norm)
-            if cfg.sync_every and done % cfg.sync_every == 0:
+            if sync_every and done % sync_every == 0:
                 path, synced_calls = self._synchronise(problem, path, rng)
                 forward, backward = forward + synced_calls[0], backward + synced_calls[1]
             if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
                 break
-        synced = cfg.sync_every > 0 and done % cfg.sync_every == 0
+        synced = sync_every > 0 and done % sync_every == 0
         actions, states, cost, last_calls = self._candidates(
             problem, path, start, in_parallel, synced
         )
@@ -234,9 +241,15 @@ class Grasp(Planner[GraspConfig]):
         after = WarmStart(actions, states, moments=moments)
         return Plan(executed, pick(cost, best), states, after, diagnostics)
 
+    def _sync(self, problem: Problem) -> int:
+        """Iterations between synchronisations, 0 for never."""
+        if self.config.sync_every is not None:
+            return self.config.sync_every
+        return 0 if problem.model.supports("value") else 1
+
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
-        if self.config.select == "auto" and not self.config.sync_every:
+        if self.config.select == "auto" and not self._sync(problem):
             return warm_rows(problem, warm_start)
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,22 +71,15 @@ class Panel:
 
 
 def learning_curve(
-    path: Path,
-    frames: ArrayLike,
-    returns: ArrayLike,
-    references: Mapping[str, Curve],
-    title: str,
-    spread: ArrayLike | None = None,
+    path: Path, lines: Sequence[Line], references: Mapping[str, Curve], title: str
 ) -> None:
-    """Draw returns (n,) over env frames (n,) among published curves.
-
-    spread (2, n): lower and upper bounds drawn as a band.
-    """
-    x, y = np.asarray(frames, dtype=float), np.asarray(returns, dtype=float)
+    """Draw returns over env frames among published curves, with the bands of the lines."""
     figure, (axes,) = _figure(1, (8.0, 4.6), title)
     # Most published curves begin at 50k or 100k, so a short run still shows where they start.
-    right = 1.06 * max(x.max(), 100_000.0 if references else 1.0)
-    seen = [v for v in (*y, *np.ravel(() if spread is None else spread)) if np.isfinite(v)]
+    longest = max((x for line in lines for x in line.x), default=0.0)
+    right = 1.06 * max(longest, 100_000.0 if references else 1.0)
+    shown = [v for n in lines for v in (*n.y, *(n.low or ()), *(n.high or ()))]
+    seen = [v for v in shown if np.isfinite(v)]
     ends = []
     for method, curve in references.items():
         colour = METHOD_COLOURS.get(method, FAINT)
@@ -94,16 +88,21 @@ def learning_curve(
             end = float(np.interp(right, curve.frames, curve.mean))
             ends.append((end, method, colour))
             seen += [m for f, m in zip(curve.frames, curve.mean, strict=True) if f <= right]
-    if spread is not None:
-        axes.fill_between(x, *np.asarray(spread), color=OURS, alpha=0.15, lw=0)
-    axes.plot(x, y, "o-", color=OURS, lw=2.8, ms=5, label="this run", zorder=5)
-    low, high = min(*seen, 0.0), max(*seen, 0.0)
+    for i, line in enumerate(lines):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+        axes.plot(
+            line.x, line.y, "o-", color=colour, lw=2.8, ms=5, label=fill(line.label, 40), zorder=5
+        )
+    low, high = min([*seen, 0.0]), max([*seen, 0.0])
     room = 0.05 * max(high - low, 1e-6)
     axes.set(xlim=(0, right), ylim=(low - room if low < 0 else 0.0, high + room))
     axes.set(xlabel="env frames", ylabel="episode return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _label_ends(axes, ends)
-    axes.legend(loc="best", frameon=False)
+    if lines:
+        axes.legend(loc="best", frameon=False)
     _save(figure, path)
 
 

@@ -1,26 +1,24 @@
-"""`telic report`: what a run has learned and how its planners did, in one page of text."""
+"""`telic report`: what runs have learned and how their planners did, as text or as one page."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
-from scripts.evaluate import Score, score_table
-from scripts.metrics import read_column
+from scripts.evaluate import score_table
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options
 from scripts.reference import Curve, reference_curves
-from scripts.run_folder import RunFolder
-from scripts.settings import build, read_run_options
-from scripts.statistics import Interval
+from scripts.report_page import page, summary_rows
+from scripts.run_results import RunResults, find_runs, grouped
+from scripts.settings import build
 from scripts.terminal import console as make_console
-from scripts.usage import usage_errors
+from scripts.usage import UsageError, usage_errors
 
 BAR = 40  # characters of the longest bar
 PICTURES = ("plots/*.png", "videos/*.mp4")
@@ -30,7 +28,8 @@ PICTURES = ("plots/*.png", "videos/*.mp4")
 class ReportSettings:
     """Options of `telic report`."""
 
-    run: str = "???"  # run folder of the training
+    run: str = MISSING  # run folder; several with commas between, or a folder of runs
+    html: str | None = None  # file to write one page to, with curves over seeds and pictures
 
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
@@ -42,28 +41,54 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
     settings = build(ReportSettings, read_options(files, overrides))
     with usage_errors():
-        folder = RunFolder.open(Path(settings.run))
-        env = read_run_options(folder)["env"]["name"]
+        runs = find_runs([Path(path) for path in settings.run.split(",")])
     console = make_console()
-    _print_curve(folder, env, console)
-    _print_planners(folder, console)
-    console.print(f"run folder: {folder.path}")
-    for pattern in PICTURES:
-        for path in sorted(folder.path.glob(pattern)):
-            console.print(f"  {path}")
+    if settings.html is not None:
+        _write_page(runs, Path(settings.html), console)
+    elif len(runs) == 1:
+        _print_run(runs[0], console)
+    else:
+        heading, *rows = summary_rows(grouped(runs))
+        table = Table(*heading)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     return 0
 
 
-def _print_curve(folder: RunFolder, env: str, console: Console) -> None:
+def _write_page(runs: Sequence[RunResults], path: Path, console: Console) -> None:
+    groups = grouped(runs)
+    text = page(groups, f"{len(runs)} trainings of {len({g.task for g in groups})} tasks")
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write html={path}: {error.strerror}") from None
+    console.print(f"{path}: {len(runs)} runs, {len(text) / 1e6:.1f} MB")
+
+
+def _print_run(run: RunResults, console: Console) -> None:
+    """Curve, latest evaluation and files of one run."""
+    _print_curve(run, console)
+    _print_planners(run, console)
+    folder = run.folder.path
+    console.print(f"run folder: {folder}")
+    for pattern in PICTURES:
+        for path in sorted(folder.glob(pattern)):
+            console.print(f"  {path}")
+
+
+def _print_curve(run: RunResults, console: Console) -> None:
     """Returns over env frames, and the published curves below them."""
-    frames_seen, returns = read_column(folder.path / "metrics.csv", "eval/return")
-    table = Table(title=f"learning curve of {env}")
+    table = Table(title=f"learning curve of {run.task}")
     table.add_column("env frames", justify="right")
     table.add_column("method")
     table.add_column("return", justify="right")
     table.add_column("")
-    points = [(f, "this run", value) for f, value in zip(frames_seen, returns, strict=True)]
-    references = reference_curves(env)
+    points = [(f, "this run", value) for f, value in zip(run.frames, run.returns, strict=True)]
+    references = reference_curves(run.task)
     points += [point for name, curve in references.items() for point in _published(name, curve)]
     highest = max((abs(value) for _, _, value in points), default=0.0) or 1.0
     for frames, method, value in sorted(points):
@@ -78,30 +103,15 @@ def _published(method: str, curve: Curve) -> list[tuple[int, str, float]]:
     return [(curve.frames[i], f"{method}, published", curve.mean[i]) for i in near[:1]]
 
 
-def _print_planners(folder: RunFolder, console: Console) -> None:
+def _print_planners(run: RunResults, console: Console) -> None:
     """The table of the latest evaluation."""
-    files = sorted(
-        (folder.path / "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime
-    )
-    if not files:
-        console.print(f"no evaluation yet: telic evaluate run={folder.path}")
+    latest = run.evaluation()
+    if latest is None:
+        console.print(f"no evaluation yet: telic evaluate run={run.folder.path}")
         return
-    result = json.loads(files[-1].read_text(encoding="utf-8"))
-    scores = [
-        Score(**{**s, "interval": _interval(s["interval"]), "difference": _gap(s["difference"])})
-        for s in result["scores"]
-    ]
+    path, result, scores = latest
     console.print(score_table(scores, result["control_period"]))
     console.print(
         f"model of {result['frames']} env frames, {len(scores[0].returns)} episodes, "
-        f"protocol {result['protocol_hash']}: {files[-1]}"
+        f"protocol {result['protocol_hash']}: {path}"
     )
-
-
-def _interval(stored: dict[str, float | None]) -> Interval:
-    """An interval from JSON, where unknown bounds are null."""
-    return Interval(**{k: math.nan if v is None else v for k, v in stored.items()})
-
-
-def _gap(stored: dict[str, float | None] | None) -> Interval | None:
-    return None if stored is None else _interval(stored)

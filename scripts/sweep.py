@@ -26,6 +26,7 @@ from scripts.metrics import read_column
 from scripts.option_help import layout, option_rows
 from scripts.reference import published_return
 from scripts.run_folder import RunFolder
+from scripts.run_results import flat
 from scripts.settings import Settings, build, load, read_run_options, require_at_least
 from scripts.terminal import console as make_console
 from scripts.train import CHANGEABLE
@@ -176,23 +177,17 @@ def _configs(files: Sequence[str]) -> list[str]:
 
 def _difference(stored: Settings, wanted: Settings) -> str:
     """The first option in which two trainings differ that a resume cannot change, or nothing."""
-    was, asked = dict(_flat(stored)), dict(_flat(wanted))
+    was, asked = (dict(flat(options_of(settings))) for settings in (stored, wanted))
     for key, value in asked.items():
         if key.partition(".")[0] not in (*CHANGEABLE, *PLACES) and was.get(key) != value:
             return f"{key} is {was.get(key)}, not {value}"
     return ""
 
 
-def _flat(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of all options."""
-    groups: list[tuple[str, Any]] = [("", OmegaConf.to_container(OmegaConf.structured(settings)))]
-    while groups:
-        prefix, group = groups.pop()
-        for key, value in group.items():
-            if isinstance(value, dict):
-                groups.append((f"{prefix}{key}.", value))
-            else:
-                yield f"{prefix}{key}", value
+def options_of(settings: Settings) -> dict[str, Any]:
+    """All options, nested."""
+    found: Any = OmegaConf.to_container(OmegaConf.structured(settings))
+    return dict(found)
 
 
 def _check_env(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from mpc import Reward
 from scripts.agent_files import describe
 from scripts.collector import Collector, RandomActions, episode_path, read_episode, write_episode
 from scripts.metrics import MetricsLogger
-from scripts.plots import learning_curve
+from scripts.plots import Line, learning_curve
 from scripts.reference import reference_curves
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, make_planner_from, resolve_device
@@ -291,8 +291,9 @@ class TrainingRun:
         mean = np.array([*means, row["eval/return"]])
         deviation = np.array([*deviations, row["eval/std"]])
         path, name = self.folder.plots / "learning_curve.png", self.spec.name
-        spread = np.stack([mean - deviation, mean + deviation])
-        learning_curve(path, x, mean, reference_curves(name), name, spread)
+        band = (mean - deviation).tolist(), (mean + deviation).tolist()
+        line = Line("this run", x.tolist(), mean.tolist(), *band)
+        learning_curve(path, [line], reference_curves(name), name)
         metrics.log_media("plots/learning_curve", path)
 
     def _oldest_needed(self) -> int:

@@ -543,6 +543,22 @@ def test_sync_lowers_the_cost(integrator: Problem, plan: Callable[..., Plan]) ->
     assert (synced.cost < loose.cost).all()
 
 
+def test_without_values_every_iteration_ends_in_a_sync(
+    integrator: Problem, plan: Callable[..., Plan], problem_of: Callable[..., Problem]
+) -> None:
+    """With them plans are never synchronised, unless told to."""
+    state = torch.tensor([[1.0, 0.5, 0.0, 0.0], [-1.0, 0.2, 0.0, 0.0]], dtype=torch.float64)
+    around = problem_of(PointMass(), state, 5, GoalDistance(-state))
+    for problem, every in ((around, 1), (integrator, 0)):
+        assert problem.model.supports("value") == (not every)
+        options = {"iterations": 3, "select": "auto"}
+        left = plan("grasp", problem, sync_every=None, **options)
+        told = plan("grasp", problem, sync_every=every, **options)
+        other = plan("grasp", problem, sync_every=1 - every, **options)
+        assert torch.equal(left.actions, told.actions)
+        assert not torch.equal(left.actions, other.actions)
+
+
 def test_the_best_restart_by_the_true_rollout_is_returned(
     integrator: Problem, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,12 +44,12 @@ def test_published_curves_are_from_states_in_ascending_frames_within_the_possibl
 
 @pytest.mark.parametrize("environment", ["dmc/walker-walk", "gym/Pendulum-v1"])
 def test_learning_curve(tmp_path: Path, environment: str) -> None:
-    returns = np.array([np.nan, -200.0, 100.0])
-    band = np.stack([returns - 10, returns + 10])
-    curves = reference_curves(environment)
+    frames, returns = [0.0, 5_000.0, 10_000.0], [np.nan, -200.0, 100.0]
+    banded = plots.Line("grasp", frames, returns, [-np.inf, -210.0, 90.0], [np.nan, -190.0, 110.0])
     path = tmp_path / "curve.png"
-    plots.learning_curve(path, [0, 5_000, 10_000], returns, curves, "run", band)
-    assert_picture(path)
+    for lines in ([banded], [banded, plots.Line("cem", frames[:1], [3.0])], []):
+        plots.learning_curve(path, lines, reference_curves(environment), "run")
+        assert_picture(path)
 
 
 @pytest.mark.parametrize("numbers", [1, 3, 21])

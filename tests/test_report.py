@@ -1,13 +1,18 @@
 """`telic report`, and the linear readout behind the pictures of plans."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import torch
 from cli_helpers import telic
+from omegaconf import OmegaConf
 
 from scripts.readout import fit_readout
+from scripts.run_folder import RunFolder
+from scripts.run_results import find_runs, grouped
+from scripts.settings import Settings, load
 from world_models import LatentModel, ModelConfig
 
 
@@ -28,6 +33,54 @@ def test_a_report_has_the_curve_the_latest_evaluation_and_the_files(
     assert "tdmpc2, published" in result.out and "839.4" in result.out
     for picture in (folder / "plots").iterdir():
         assert str(picture) in result.out
+
+
+def make_run(path: Path, seed: int, returns: list[float], **options: str) -> None:
+    """A run folder with the files that a report reads."""
+    changes = [f"{key}={value}" for key, value in options.items()]
+    settings = load(Settings, [], ["env=dmc/cup-catch", f"seed={seed}", *changes])
+    RunFolder.create(path, OmegaConf.to_yaml(OmegaConf.structured(settings))).release()
+    rows = [f"{10_000 * (i + 1)},{value}" for i, value in enumerate(returns)]
+    (path / "metrics.csv").write_text("\n".join(["frames,eval/return", *rows]) + "\n")
+
+
+def test_runs_are_put_together_over_their_seeds(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 1, [10.0, 500.0, 900.0])
+    make_run(tmp_path / "b", 2, [30.0, 700.0])
+    make_run(tmp_path / "c", 1, [5.0], planner="cem")
+    make_run(tmp_path / "d", 1, [6.0], planner="cem", **{"loss.lr": "0.01"})
+    groups = {group.label: group for group in grouped(find_runs([tmp_path]))}
+    assert set(groups) == {"grasp", "cem, loss.lr=0.001", "cem, loss.lr=0.01"}
+    seeds = groups["grasp"]
+    assert [run.options["seed"] for run in seeds.runs] == [1, 2]
+    curve = seeds.curve()
+    # As far as both have come.
+    assert curve.x == [10_000, 20_000] and curve.y == [20.0, 600.0]
+    assert curve.low is not None and curve.low[1] <= 600.0 <= (curve.high or [])[1]
+    final = seeds.final()
+    assert final is not None and final.point == 800.0
+    assert groups["cem, loss.lr=0.01"].curve().low is None, "one seed has no interval"
+    table = telic("report", f"run={tmp_path}").out
+    row = next(line for line in table.splitlines() if "│ grasp " in line)
+    assert "800.0" in row and "20000" in row and "981" in row and "82 %" in row
+    alone = telic("report", f"run={tmp_path / 'a'},{tmp_path / 'c'}").out
+    assert "900.0" in alone and "30000" in alone
+
+
+def test_the_page_opens_offline_and_holds_tables_and_pictures(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained_run, tmp_path / "runs" / "debug<1>")
+    telic("evaluate", f"run={folder}", "planner=policy,zero", "episodes=2", "decisions=3")
+    page = tmp_path / "out" / "page.html"
+    done = telic("report", f"run={tmp_path / 'runs'}", f"html={page}")
+    assert done.code == 0 and done.out.startswith(f"{page}: 1 runs"), done
+    text = page.read_text()
+    assert "debug&lt;1&gt;" in text and "<td>policy</td>" in text and "<td>839</td>" in text
+    assert text.count("data:image/png;base64,") >= 2
+    # Nothing is fetched from anywhere.
+    assert not re.findall(r"(?:src|href)='(?!data:)", text) and "http" not in text
+    assert "html=" in telic("report", f"run={folder}", f"html={folder}").error
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:

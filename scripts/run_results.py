@@ -1,0 +1,169 @@
+"""What finished and running trainings have reached, together over their seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.evaluate import Score
+from scripts.metrics import read_column
+from scripts.plots import Line
+from scripts.run_folder import RunFolder
+from scripts.settings import read_run_options
+from scripts.statistics import Interval, mean_interval
+from scripts.stopwatch import WHOLE
+
+# Options that runs of one group may differ in: which one it is, and how it was looked at.
+PER_RUN = ("seed", "name", "runs", "wandb", "device", "threads")
+LOOKING = ("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints")
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What is on disk of one training."""
+
+    folder: RunFolder
+    options: dict[str, Any]  # by dotted name
+    frames: list[int]  # of the evaluations, env frames
+    returns: list[float]
+    milliseconds: float | None  # per control step: decision, environment, update
+
+    @classmethod
+    def read(cls, path: Path) -> RunResults:
+        """Raises ValueError when `path` is no run folder."""
+        folder = RunFolder.open(path)
+        metrics = folder.path / "metrics.csv"
+        frames, returns = read_column(metrics, "eval/return")
+        _, spent = read_column(metrics, f"time/{WHOLE}_ms")
+        options = dict(flat(read_run_options(folder)))
+        return cls(folder, options, frames, returns, spent[-1] if spent else None)
+
+    @property
+    def task(self) -> str:
+        """The environment's name."""
+        return str(self.options["env.name"])
+
+    @property
+    def varied(self) -> dict[str, Any]:
+        """The options by which runs are told apart, beside the task and what is in PER_RUN."""
+        return {
+            key: value
+            for key, value in self.options.items()
+            if key.partition(".")[0] not in PER_RUN and key not in (*LOOKING, "env.name")
+        }
+
+    def evaluation(self) -> tuple[Path, dict[str, Any], list[Score]] | None:
+        """The latest `telic evaluate`: its file, what it holds, and the scores."""
+        files = sorted(
+            (self.folder.path / "evaluations").glob("*.json"), key=lambda p: p.stat().st_mtime
+        )
+        if not files:
+            return None
+        result = json.loads(files[-1].read_text(encoding="utf-8"))
+        scores = [
+            Score(
+                **{**s, "interval": _interval(s["interval"]), "difference": _gap(s["difference"])}
+            )
+            for s in result["scores"]
+        ]
+        return files[-1], result, scores
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trainings that differ in their seeds alone."""
+
+    task: str
+    label: str  # planner, and the options in which the groups of this task differ
+    runs: list[RunResults]
+
+    def final(self) -> Interval | None:
+        """Mean over seeds of the last evaluated returns; None before the first evaluation."""
+        last = [run.returns[-1] for run in self.runs if run.returns]
+        return mean_interval(last, np.random.default_rng(0)) if last else None
+
+    def frames(self) -> int:
+        """Env frames of the last evaluation of the run that has come least far."""
+        return min((run.frames[-1] if run.frames else 0) for run in self.runs)
+
+    def milliseconds(self) -> float | None:
+        """Per control step, mean over the runs."""
+        known = [run.milliseconds for run in self.runs if run.milliseconds is not None]
+        return sum(known) / len(known) if known else None
+
+    def curve(self) -> Line:
+        """Mean return over env frames that all seeds have seen, with 95 % intervals over seeds."""
+        by_frame = [dict(zip(run.frames, run.returns, strict=True)) for run in self.runs]
+        shared = sorted(set.intersection(*(set(seen) for seen in by_frame)))
+        rng = np.random.default_rng(0)
+        found = [mean_interval([seen[f] for seen in by_frame], rng) for f in shared]
+        count = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
+        y = [i.point for i in found]
+        line = Line(f"{self.label}, {count}", shared, y)
+        if len(self.runs) > 1:
+            line = Line(line.label, shared, y, [i.low for i in found], [i.high for i in found])
+        return line
+
+
+def find_runs(paths: Sequence[Path]) -> list[RunResults]:
+    """The runs that `paths` are, or hold in folders directly below them.
+
+    Raises ValueError for a path that is neither.
+    """
+    found = []
+    for path in paths:
+        inside = sorted(config.parent for config in path.glob("*/config.yaml"))
+        alone = RunFolder(path).config.exists() or not inside
+        found += [RunResults.read(run) for run in ([path] if alone else inside)]
+    return found
+
+
+def grouped(runs: Sequence[RunResults]) -> list[Group]:
+    """Runs by task and by everything but their seeds, tasks in alphabetical order."""
+    groups = []
+    for task, same in itertools.groupby(sorted(runs, key=lambda r: r.task), lambda r: r.task):
+        kinds: dict[str, list[RunResults]] = {}
+        for run in same:
+            kinds.setdefault(json.dumps(run.varied, sort_keys=True, default=str), []).append(run)
+        several = [members[0].varied for members in kinds.values()]
+        groups += [
+            Group(task, _label(members[0].varied, several), members) for members in kinds.values()
+        ]
+    return groups
+
+
+def _label(options: Mapping[str, Any], all_of: Sequence[Mapping[str, Any]]) -> str:
+    """The planner, and other options where they differ between groups of the same planner."""
+    planner = options["planner.name"]
+    alike = [other for other in all_of if other["planner.name"] == planner]
+    differing = [
+        f"{key}={value}"
+        for key, value in options.items()
+        if any(other.get(key) != value for other in alike)
+    ]
+    return ", ".join([planner, *differing])
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested options."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _interval(stored: Mapping[str, float | None]) -> Interval:
+    """An interval from JSON, where unknown bounds are null."""
+    return Interval(**{k: math.nan if v is None else v for k, v in stored.items()})
+
+
+def _gap(stored: Mapping[str, float | None] | None) -> Interval | None:
+    return None if stored is None else _interval(stored)
