@@ -29,9 +29,9 @@ img { max-width: 100%; } figure { margin: 1rem 0; } figcaption, small { color: #
 code { background: #f4f5f7; padding: 0 .25rem; }
 """
 INTERVALS = (
-    "Returns are means over seeds of the evaluation at the last frames shown, without exploration "
-    "noise; bands and brackets are 95 % bootstrap intervals over seeds, which are too narrow with "
-    "few of them, and absent with one."
+    "Returns are means over runs, which differ in their seeds, of the last evaluation, without "
+    "exploration noise; bands and brackets are 95 % bootstrap intervals over runs, too narrow with "
+    "few of them and absent with one."
 )
 
 
@@ -49,7 +49,7 @@ def page(groups: Sequence[Group], title: str) -> str:
 
 def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
     """What every group has reached, beside the published return: a heading, then the rows."""
-    heading = ["task", "trained with", "seeds", "env frames", "return"]
+    heading = ["task", "trained with", "runs", "env frames", "return"]
     rows = [[*heading, "published at 100k", "of it", "ms per control step"]]
     for group in groups:
         final, spent = group.final(), group.milliseconds()

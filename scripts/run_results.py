@@ -85,7 +85,7 @@ class Group:
     runs: list[RunResults]
 
     def final(self) -> Interval | None:
-        """Mean over seeds of the last evaluated returns; None before the first evaluation."""
+        """Mean over runs of the last evaluated returns; None before the first evaluation."""
         last = [run.returns[-1] for run in self.runs if run.returns]
         return mean_interval(last, np.random.default_rng(0)) if last else None
 
@@ -99,12 +99,12 @@ class Group:
         return sum(known) / len(known) if known else None
 
     def curve(self) -> Line:
-        """Mean return over env frames that all seeds have seen, with 95 % intervals over seeds."""
+        """Mean return over env frames that all runs have seen, with 95 % intervals over runs."""
         by_frame = [dict(zip(run.frames, run.returns, strict=True)) for run in self.runs]
         shared = sorted(set.intersection(*(set(seen) for seen in by_frame)))
         rng = np.random.default_rng(0)
         found = [mean_interval([seen[f] for seen in by_frame], rng) for f in shared]
-        count = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
+        count = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
         y = [i.point for i in found]
         line = Line(f"{self.label}, {count}", shared, y)
         if len(self.runs) > 1:
