@@ -121,6 +121,10 @@ def plan(files: Sequence[str], overrides: Sequence[str]) -> list[Member]:
     axes = [_values(item) for item in last.values()]
     varied = [axis[0].partition("=")[0] for axis in axes if len(axis) > 1]
     members = [_member(files, choice, varied) for choice in itertools.product(*axes)]
+    folders = [member.folder for member in members]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UsageError(f"two trainings would share the folder {folder}")
     checked = []
     for member in members:
         if member.state == "waiting" and member.settings.env not in checked:
@@ -177,14 +181,14 @@ def _configs(files: Sequence[str]) -> list[str]:
 
 def _difference(stored: Settings, wanted: Settings) -> str:
     """The first option in which two trainings differ that a resume cannot change, or nothing."""
-    was, asked = (dict(flat(options_of(settings))) for settings in (stored, wanted))
+    was, asked = (dict(flat(_options_of(settings))) for settings in (stored, wanted))
     for key, value in asked.items():
         if key.partition(".")[0] not in (*CHANGEABLE, *PLACES) and was.get(key) != value:
             return f"{key} is {was.get(key)}, not {value}"
     return ""
 
 
-def options_of(settings: Settings) -> dict[str, Any]:
+def _options_of(settings: Settings) -> dict[str, Any]:
     """All options, nested."""
     found: Any = OmegaConf.to_container(OmegaConf.structured(settings))
     return dict(found)
@@ -211,28 +215,27 @@ def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
         f"{len(members)} trainings, {len(members) - len(waiting)} of them finished before, "
         f"{engine.slots} at a time"
     )
-    jobs: dict[int, Job] = {}
+    running: list[tuple[Member, Job]] = []
     with _signals() as stop, Live(console=console, transient=True, auto_refresh=False) as live:
         told = 0
-        while waiting or jobs:
-            while waiting and len(jobs) < engine.slots and not stop:
+        while waiting or running:
+            while waiting and len(running) < engine.slots and not stop:
                 member = waiting.pop(0)
                 member.log.parent.mkdir(parents=True, exist_ok=True)
                 member.state, member.started = "running", time.monotonic()
-                jobs[members.index(member)] = engine.start(member.command, member.log)
-            if stop:
-                waiting.clear()
-                for job in jobs.values() if told < len(stop) else ():
+                running.append((member, engine.start(member.command, member.log)))
+            if len(stop) > told:  # a second Ctrl-C is passed on, too
+                waiting, told = [], len(stop)
+                for _, job in running:
                     job.interrupt()
-                told = len(stop)
-            for index, job in list(jobs.items()):
-                if _ended(members[index], job.poll()):
-                    del jobs[index]
-                    console.print(_line(members[index]))
+            for member, job in running:
+                if _ended(member, job.poll()):
+                    console.print(_line(member))
+            running = [(member, job) for member, job in running if member.state == "running"]
             live.update(_table(members), refresh=True)
             time.sleep(POLL_SECONDS)
     console.print(_table(members))
-    return _summarise(members, console, bool(stop))
+    return _summarise(members, console)
 
 
 def _ended(member: Member, code: int | None) -> bool:
@@ -284,7 +287,7 @@ def _table(members: Sequence[Member]) -> Table:
     return table
 
 
-def _summarise(members: Sequence[Member], console: Console, stopped: bool) -> int:
+def _summarise(members: Sequence[Member], console: Console) -> int:
     """Say what failed or is left; returns the exit code."""
     failed = [m for m in members if m.state == "failed"]
     for member in failed:
@@ -292,7 +295,7 @@ def _summarise(members: Sequence[Member], console: Console, stopped: bool) -> in
         console.print(f"failed: {member.name} (exit code {member.code}), see {member.log}")
         console.print(f"  {text[-1] if text else 'it printed nothing'}")
     left = [m for m in members if m.state in ("waiting", "interrupted")]
-    if left or stopped:
+    if left:
         console.print(
             f"interrupted: {len(left)} trainings are left, what ran is saved; "
             "the same command goes on"
