@@ -119,7 +119,9 @@ def test_lifted_planners_come_near_the_best_rollout(
 ) -> None:
     problem = pair[0]
     best, idle = plan("gradient", problem, iterations=400, restarts=1), plan("zero", problem)
-    options = {"lookahead": 6} if name == "grasp" else {"defect": 30.0, "state_lr": 0.02}
+    options = {"defect": 30.0, "state_lr": 0.02}
+    if name == "grasp":  # whose syncs, in long steps, would not let 300 iterations settle
+        options = {"lookahead": 6, "sync_every": 0}
     cold = plan(name, problem, iterations=300, select="rollout", **options)
     assert (cold.cost - best.cost < 0.1 * (idle.cost - best.cost)).all()
     assert cold.states.shape == (2, 7, 2)
