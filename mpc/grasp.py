@@ -24,7 +24,7 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.descent import restarts
+from mpc.descent import rate_at, restarts
 from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
@@ -219,7 +219,7 @@ class Grasp(Planner[GraspConfig]):
             losses.append(torch.stack(lifted))
             norms.append(norm)
             if sync_every and done % sync_every == 0:
-                path, synced_calls = self._synchronise(problem, path, rates.action, rng)
+                path, synced_calls = self._synchronise(problem, path, rng)
                 forward, backward = forward + synced_calls[0], backward + synced_calls[1]
             if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
                 break
@@ -320,11 +320,9 @@ class Grasp(Planner[GraspConfig]):
         return Path(actions, states, *moments), calls
 
     def _synchronise(
-        self, problem: Problem, path: Path, rate: Tensor, rng: torch.Generator
+        self, problem: Problem, path: Path, rng: torch.Generator
     ) -> tuple[Path, tuple[int, int]]:
         """Steps of a rollout planner on the actions, whose rollout the virtual states then follow.
-
-        Descent takes steps of `rate`, the actions' own of this iteration, or they never settle.
 
         The states are those of the actions before the last step; one iteration brings them up.
         Also returns the model calls, forward and backward.
@@ -345,7 +343,8 @@ class Grasp(Planner[GraspConfig]):
             calls = horizon + found.forward_calls, found.backward_calls
         else:
             moments = Adam.zeros(actions)
-            for _ in range(cfg.sync_steps):
+            for i in range(cfg.sync_steps):
+                rate = rate_at(cfg, i, cfg.sync_steps)
                 step = self._rollouts.descend(
                     *model, problem.actions, window, actions, moments, rate, cfg.action_clip
                 )
