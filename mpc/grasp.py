@@ -195,11 +195,8 @@ class Grasp(Planner[GraspConfig]):
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the cheapest restart is the plan."""
         cfg, space = self.config, problem.actions
-        model, sync_every = (
-            (problem.model, problem.objective, problem.discount),
-            self._sync(problem),
-        )
-        spread = problem.model.latent_spread()
+        model = (problem.model, problem.objective, problem.discount)
+        spread, sync_every = problem.model.latent_spread(), self._sync_every(problem)
         in_parallel = self._chosen_in_parallel(problem, warm_start)
         path, forward = self._start(problem, warm_start, in_parallel, rng)
         start, backward, done = path, 0, 0
@@ -241,7 +238,7 @@ class Grasp(Planner[GraspConfig]):
         after = WarmStart(actions, states, moments=moments)
         return Plan(executed, pick(cost, best), states, after, diagnostics)
 
-    def _sync(self, problem: Problem) -> int:
+    def _sync_every(self, problem: Problem) -> int:
         """Iterations between synchronisations, 0 for never."""
         if self.config.sync_every is not None:
             return self.config.sync_every
@@ -249,7 +246,7 @@ class Grasp(Planner[GraspConfig]):
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
-        if self.config.select == "auto" and not self._sync(problem):
+        if self.config.select == "auto" and not self._sync_every(problem):
             return warm_rows(problem, warm_start)
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)

@@ -22,9 +22,8 @@ class LatCoConfig(GraspConfig):
     noise: float = 0.0  # standard deviation of the state noise over the spread of latents
     state_optimizer: str = "adam"  # sgd or adam
     state_lr: float = 0.05  # with sgd and mse, 1 moves a state onto its prediction
-    sync_every: int | None = (
-        0  # iterations between synchronisations with the true rollout; 0: never
-    )
+    # Iterations between synchronisations with the true rollout; 0: never.
+    sync_every: int | None = 0
     select: str = "rollout"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
 
 

@@ -287,7 +287,7 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
     happened = obs[step : step + horizon + 1][:, readout.columns].cpu()
     names = spec.obs_names or tuple(f"observation[{i}]" for i in range(spec.obs_dim))
     labels = [
-        f"{names[column]} (R² {quality:.2f})"
+        f"{names[column]}\nR² {quality:.2f}"
         for column, quality in zip(readout.columns, readout.quality, strict=True)
     ]
     title = f"{spec.name}, {stem}: plan at control step {step}"

@@ -32,10 +32,10 @@ class WandbConfig:
     """How a run shows up in Weights & Biases."""
 
     mode: str = "auto"  # auto (online when a key is configured), online, offline, disabled
-    project: str = "telic"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
+    project: str = "telic"  # that the run is filed under
+    entity: str | None = None  # team or user; null: the key's own
+    group: str | None = None  # that the run belongs to, such as a sweep
+    tags: list[str] = field(default_factory=list)  # of the run
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

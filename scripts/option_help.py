@@ -33,7 +33,7 @@ def option_rows(settings: Any, prefix: str = "") -> list[Row]:
 
 
 def comments(cls: type) -> dict[str, str]:
-    """The comments behind the fields of a dataclass and its bases, by field name."""
+    """The comments behind or above the fields of a dataclass and its bases, by field name."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -43,10 +43,17 @@ def comments(cls: type) -> dict[str, str]:
         except (OSError, TypeError):  # made by make_dataclass
             continue
         name = ""
+        above: list[str] = []
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            line = token.line.strip()
             if token.type == tokenize.NAME and token.line[: token.start[1]].strip() == "":
                 name = token.string
-            elif token.type == tokenize.COMMENT and token.line.strip().startswith(f"{name}:"):
+                if above and line.startswith(f"{name}:"):
+                    found[name] = " ".join(above)
+                above = []
+            elif token.type == tokenize.COMMENT and line.startswith("#"):
+                above.append(token.string.lstrip("# "))
+            elif token.type == tokenize.COMMENT and line.startswith(f"{name}:"):
                 found[name] = token.string.lstrip("# ")
     return found
 

@@ -14,7 +14,7 @@ from scripts.evaluate import Score
 from scripts.plots import learning_curve
 from scripts.reference import published_return, reference_curves
 from scripts.run_results import Group, RunResults
-from scripts.statistics import Interval
+from scripts.statistics import span
 from scripts.version import code_version
 
 PICTURES = 3  # newest pictures shown of each run
@@ -38,7 +38,7 @@ INTERVALS = (
 def page(groups: Sequence[Group], title: str) -> str:
     """The whole document."""
     tasks = dict.fromkeys(group.task for group in groups)
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{INTERVALS}</p>", _summary(groups)]
+    body = [f"<h1>{escape(title)}</h1>", f"<p>{INTERVALS}</p>", _table(summary_rows(groups))]
     for task in tasks:
         body.append(f"<h2>{escape(task)}</h2>")
         body += _task([group for group in groups if group.task == task], task)
@@ -61,24 +61,13 @@ def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
                 group.label,
                 str(len(group.runs)),
                 str(group.frames()),
-                "" if final is None else spelled(final),
+                "" if final is None else span(final),
                 "" if published is None else f"{published:.0f}",
                 "" if share is None else f"{100 * share:.0f} %",
                 "" if spent is None else f"{spent:.1f}",
             ]
         )
     return rows
-
-
-def spelled(interval: Interval) -> str:
-    """An estimate, and its bounds where it has any."""
-    if np.isnan(interval.low):
-        return f"{interval.point:.1f}"
-    return f"{interval.point:.1f} ({interval.low:.1f} to {interval.high:.1f})"
-
-
-def _summary(groups: Sequence[Group]) -> str:
-    return _table(summary_rows(groups))
 
 
 def _task(groups: Sequence[Group], task: str) -> list[str]:
@@ -113,9 +102,9 @@ def _run(run: RunResults) -> list[str]:
 def _scores(scores: Sequence[Score]) -> str:
     rows = [["planner", "return", f"minus {scores[0].planner}, paired", "ms per decision"]]
     for score in scores:
-        gap = "" if score.difference is None else spelled(score.difference)
+        gap = "" if score.difference is None else span(score.difference)
         spent = f"{np.median(score.latency_ms):.1f}"
-        rows.append([score.planner, spelled(score.interval), gap, spent])
+        rows.append([score.planner, span(score.interval), gap, spent])
     return _table(rows)
 
 

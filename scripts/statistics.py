@@ -23,6 +23,13 @@ class Interval:
     high: float
 
 
+def span(interval: Interval, form: str = ".1f") -> str:
+    """An estimate with its bounds, where it has any."""
+    if math.isnan(interval.low):
+        return f"{interval.point:{form}}"
+    return f"{interval.point:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+
+
 def iqm_interval(returns: ArrayLike, rng: np.random.Generator) -> Interval:
     """Interquartile mean over seeds, with a stratified bootstrap interval (Agarwal et al. 2021).
 

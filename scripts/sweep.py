@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from rich.text import Text
 
 from envs import make_env, spec_of
 from scripts.engines import Engine, Job, LocalEngine
+from scripts.interrupts import noted_signals
 from scripts.metrics import read_column
 from scripts.option_help import layout, option_rows
 from scripts.reference import published_return
@@ -216,7 +215,7 @@ def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
         f"{engine.slots} at a time"
     )
     running: list[tuple[Member, Job]] = []
-    with _signals() as stop, Live(console=console, transient=True, auto_refresh=False) as live:
+    with noted_signals() as stop, Live(console=console, transient=True, auto_refresh=False) as live:
         told = 0
         while waiting or running:
             while waiting and len(running) < engine.slots and not stop:
@@ -246,21 +245,6 @@ def _ended(member: Member, code: int | None) -> bool:
     member.code = code
     member.state = {0: "finished", 130: "interrupted"}.get(code, "failed")
     return True
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM are added to the list that this yields."""
-    stop: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda n, _: stop.append(n))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _line(member: Member) -> str:

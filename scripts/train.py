@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from scripts.interrupts import noted_signals
 from scripts.metrics import MetricsLogger
 from scripts.option_help import layout, option_rows
 from scripts.options import Options, parse_overrides, read_options, stack
@@ -130,7 +129,7 @@ def _frames(checkpoint: Checkpoint, path: Path) -> int:
 
 def _train(run: TrainingRun, console: Console) -> int:
     settings, folder, spec = run.settings, run.folder, run.spec
-    with _signals() as stop:
+    with noted_signals(raise_second=True) as stop:
         config: Any = OmegaConf.to_container(OmegaConf.structured(settings))
         run.metrics = MetricsLogger(folder.path, settings.wandb, config, folder.name)
         finished = False
@@ -155,24 +154,6 @@ def _train(run: TrainingRun, console: Console) -> int:
             return 130
     _summarise(run, console)
     return 0
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM go to the list that this yields; the second raises KeyboardInterrupt."""
-    stop: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(number)
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class _Rate(ProgressColumn):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mpc import PlannerConfig
+from agents import AgentConfig
+from mpc import PLANNERS, PlannerConfig
 from scripts.option_help import comments, option_rows
 from scripts.options import read_yaml
 from scripts.settings import Settings, TrainConfig, load
@@ -122,6 +123,17 @@ def test_broken_yaml_is_one_line_with_the_file(tmp_path: Path, content: bytes, w
 def test_missing_config_names_the_bundled_ones() -> None:
     with pytest.raises(UsageError, match=r"no config file 'debg'; did you mean 'debug'.*: debug"):
         read_yaml("debg")
+
+
+@pytest.mark.parametrize("planner", PLANNERS.names())
+def test_help_says_what_every_option_means(planner: str) -> None:
+    rows = option_rows(load(Settings, [], [f"planner={planner}"]))
+    assert [option for option, _, note in rows if not note] == []
+
+
+def test_help_takes_comments_above_a_field_too() -> None:
+    assert comments(AgentConfig)["exploration"].startswith("Least std of exploration noise")
+    assert comments(AgentConfig)["replan_every"] == "control steps for which a plan is executed"
 
 
 def test_help_rows_hold_every_option_with_default_and_comment() -> None:

@@ -23,7 +23,6 @@ from scripts.benchmarks.suite import (
     Target,
     registered,
     select,
-    span,
     table,
 )
 from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
@@ -31,7 +30,7 @@ from scripts.loading import CHANGES, LoadedRun, PlannerChoice, open_run
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
-from scripts.statistics import mean_interval, paired_difference
+from scripts.statistics import mean_interval, paired_difference, span
 
 OURS = "grasp"
 KEPT, LONGEST = 0.95, 50  # share of its best return that GRASP shall keep up to this horizon

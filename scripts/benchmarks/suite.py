@@ -19,7 +19,6 @@ from mpc import PLANNERS, Planner
 from scripts.loading import PlannerChoice
 from scripts.options import Options
 from scripts.settings import build, make_planner_from, prepare_torch, require_at_least, require_seed
-from scripts.statistics import Interval
 from scripts.usage import UsageError
 from scripts.version import code_version
 
@@ -191,13 +190,6 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def span(interval: Interval, form: str = ".1f") -> str:
-    """An estimate with its bounds, where it has any."""
-    if interval.low != interval.low:
-        return f"{interval.point:{form}}"
-    return f"{interval.point:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def document(suite: Suite, report: Report, command: str, date: str) -> str:

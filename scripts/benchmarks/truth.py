@@ -39,13 +39,12 @@ from scripts.benchmarks.suite import (
     planner_of,
     registered,
     select,
-    span,
     table,
 )
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
-from scripts.statistics import Interval, mean_interval
+from scripts.statistics import Interval, mean_interval, span
 from world_models import Pendulum, PointMass, double_integrator
 
 SMALLEST = 1e-6  # of gaps in the picture, whose axis is logarithmic
