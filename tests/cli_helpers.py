@@ -107,7 +107,7 @@ def wandb_rows(run: Path) -> list[dict[str, Any]]:
     """Rows of W&B's offline files, without the pictures that go with some."""
     from test_metrics import read_offline_history
 
-    rows = read_offline_history(run / "wandb")
+    rows = read_offline_history(run / "wandb", len(json_rows(run)))
     return [{k: v for k, v in row.items() if not k.startswith("plots/")} for row in rows]
 
 

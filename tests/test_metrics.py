@@ -73,7 +73,18 @@ def test_killed_and_resumed_files_equal_the_uninterrupted_ones(
         assert (killed / name).read_text() == (whole / name).read_text()
 
 
-def read_offline_history(wandb_folder: Path) -> list[dict[str, Any]]:
+def read_offline_history(wandb_folder: Path, count: int) -> list[dict[str, Any]]:
+    """Rows of all offline runs below `wandb_folder`, once there are `count` or after 10 s.
+
+    W&B writes them from a process of its own, up to a second after a run has finished.
+    """
+    deadline = time.monotonic() + 10
+    while len(rows := offline_history(wandb_folder)) < count and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return rows
+
+
+def offline_history(wandb_folder: Path) -> list[dict[str, Any]]:
     """Rows of all offline runs below `wandb_folder`, one per step, in order of steps.
 
     A .wandb file is a 7-byte head and LevelDB log records: 32 KiB blocks of pieces, each with
@@ -108,19 +119,17 @@ def test_offline_wandb_run_holds_the_rows_of_jsonl_across_a_resume(
     first = make(tmp_path, OFFLINE)
     for frames in (10, 20, 30, 40):
         first.log(row(frames), frames)
-    deadline = time.monotonic() + 10
-    while len(read_offline_history(tmp_path / "wandb")) < 4:  # what a kill would leave
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert len(read_offline_history(tmp_path / "wandb", 4)) == 4  # what a kill would leave
     first.close()
     resumed = make(tmp_path, OFFLINE)
     resumed.truncate(20)
     for frames in range(30, 1500, 10):  # past one 32 KiB block
         resumed.log(row(frames) | {"bad": math.nan}, frames)
     resumed.close()
-    history = read_offline_history(tmp_path / "wandb")
+    written = jsonl(tmp_path)
+    history = read_offline_history(tmp_path / "wandb", len(written))
     plain = [{k: None if v != v else v for k, v in found.items()} for found in history]
-    assert plain == jsonl(tmp_path)
+    assert plain == written
     run_id = (tmp_path / "wandb" / "run_id.txt").read_text()
     files = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2 and {f.name for f in files} == {f"run-{run_id}.wandb"}
