@@ -10,9 +10,10 @@ class EnvConfig:
     Raises ValueError, in one line, for an empty name or a count below one.
     """
 
-    name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task> or gym/<Gymnasium id>
+    name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task>, gym/<Gymnasium id>, mujoco/<file>
     action_repeat: int | None = None  # env frames per control step; null: usual for the suite
     episode_frames: int | None = None  # time limit in env frames; null: the environment's own
+    task: str | None = None  # of mujoco/<file>: Python file with the reward; null: beside the model
 
     def __post_init__(self) -> None:
         if not self.name:

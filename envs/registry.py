@@ -18,6 +18,7 @@ GROUP = "telic.envs"
 BUILT_IN = (
     EntryPoint("dmc", "envs.dmc:SUITE", GROUP),
     EntryPoint("gym", "envs.gym:SUITE", GROUP),
+    EntryPoint("mujoco", "envs.mjcf:SUITE", GROUP),
 )
 Loader = Callable[[str, EnvConfig, bool], gymnasium.Env]
 

@@ -32,6 +32,7 @@ REPRESENTATIVE = [
     "gym/Hopper-v5",  # float64 observations, terminates
     "gym/CartPole-v1",  # discrete actions
     "gym/toys/Multi-v0",
+    f"mujoco/{ROOT / 'examples' / 'drone.xml'}",
 ]
 
 
