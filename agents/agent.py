@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mpc import Objective, Plan, Planner, Problem, WarmStart, WorldModel, forget, shift
@@ -117,15 +117,16 @@ class MPCAgent:
 
     @torch.no_grad()
     def act(
-        self, obs: NDArray[np.float32], memory: Memory, explore: float = 0.0
+        self, obs: NDArray[np.float32], memory: Memory, explore: ArrayLike = 0.0
     ) -> tuple[NDArray[np.float32], Memory]:
         """Actions (B, A) for observations (B, O), and the memory for the next control step.
 
         Replans every `replan_every` control steps, and at once when a row has been forgotten.
-        With `explore`, adds normal noise: of `explore` times the planner's own spread where it has
-        one, else of the spread of the policy prior, which is wide where values tell actions hardly
-        apart, and at least of standard deviation `explore * exploration`. Of discrete actions, the
-        chance that a choice is replaced by any is `explore * exploration`.
+        With `explore`, a share for all rows or (B,), adds normal noise: of `explore` times the
+        planner's own spread where it has one, else of the spread of the policy prior, which is
+        wide where values tell actions hardly apart, and at least of standard deviation
+        `explore * exploration`. Of discrete actions, the chance that a choice is replaced by any
+        is `explore * exploration`.
         """
         started = time.perf_counter()
         z = self.model.encode(torch.as_tensor(obs, device=memory.rng.device))
@@ -142,19 +143,21 @@ class MPCAgent:
         warm, age = memory.warm_start, memory.age
         assert warm is not None
         action = self._actions.execute(warm.actions[:, age])
-        if explore:
+        if np.any(explore):
+            share = torch.as_tensor(explore, dtype=z.dtype, device=z.device).expand(len(z))[:, None]
             if warm.std is None:
-                amount = self._uncertainty(z, explore * self.config.exploration)
+                amount = self._uncertainty(z, share * self.config.exploration)
             else:
-                amount = explore * warm.std[:, age]
+                amount = share * warm.std[:, age]
+            amount = amount.masked_fill(share == 0, 0.0)
             action = self._actions.explore(action, amount, memory.rng)
         result = action.to("cpu", torch.float32).numpy()
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)
 
-    def _uncertainty(self, z: Tensor, least: float) -> Tensor:
-        """Amount of exploration (B, A): the policy prior's standard deviation, or `least`."""
-        amount = z.new_full((len(z), self._actions.dim), least)
+    def _uncertainty(self, z: Tensor, least: Tensor) -> Tensor:
+        """Amount of exploration (B, A): the policy prior's deviation, or `least` (B, 1)."""
+        amount = least.expand(-1, self._actions.dim)
         if not (self._actions.averages and self.model.supports("policy")):
             return amount
         one = torch.ones_like(amount)

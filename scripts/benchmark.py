@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from mpc import nearest
+from scripts.benchmarks.dmc import Dmc
 from scripts.benchmarks.horizon import Horizon
 from scripts.benchmarks.latency import Latency
 from scripts.benchmarks.store import CellStore
@@ -34,7 +35,7 @@ from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth, Horizon)}
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth, Horizon, Dmc)}
 INTERRUPTED = 130
 
 
@@ -63,6 +64,9 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     path = out / "cells" / f"{suite.name}-{suite.hash}.jsonl"
     store, console = CellStore(path, suite.basis, suite.hash), make_console()
     try:
+        code = suite.prepare(console)
+        if code == INTERRUPTED:
+            return code
         measure(cells, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
@@ -75,7 +79,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     for target in report.targets:
         console.print(target.line())
     console.print(f"written to {out / suite.name}.md, .json and .png")
-    return 0
+    return code
 
 
 def suite_named(raw: Options) -> type[Suite]:

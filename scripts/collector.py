@@ -2,85 +2,159 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from envs import EnvConfig, make_env
 from mpc import ActionSpace
 from world_models import CheckpointError, Episode
 
 
+@dataclass
+class Unfinished:
+    """An episode in progress."""
+
+    index: int  # its number in the training
+    obs: list[NDArray[np.float32]]  # one more than actions, (O,) each
+    actions: list[NDArray[np.float32]] = field(default_factory=list)  # (A,) each
+    rewards: list[float] = field(default_factory=list)
+
+
 class Collector:
-    """One environment and the episode in progress; every episode has a seed of its own."""
+    """N environments that step together; every episode has a number and a seed of its own."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
-        self.env, self.seed = env, seed
-        self.index = 0  # of the episode in progress
-        self.obs: list[NDArray[np.float32]] = []
-        self.actions: list[NDArray[np.float32]] = []
-        self.rewards: list[float] = []
-        self._begin(0)
-
-    def begin(self) -> None:
-        """Reset the environment for the next episode."""
-        self._begin(self.index + 1)
+    def __init__(self, config: EnvConfig, count: int, seed: int, processes: bool = False) -> None:
+        """With `processes` every environment has one of its own, and `send` returns at once."""
+        self.seed, self.begun = seed, 0
+        kind = AsyncVectorEnv if processes else SyncVectorEnv
+        # Resets are ours to make, because every episode has its own seed.
+        mode = gymnasium.vector.AutoresetMode.DISABLED
+        self.envs = kind([partial(_make, config)] * count, autoreset_mode=mode)
+        self.episodes = [Unfinished(-1, [])] * count
+        self._begin(range(count))
 
     @property
-    def episode_seed(self) -> int:
-        """Seed of the episode in progress, below 2**32; other runs have others."""
-        return int(np.random.SeedSequence((self.seed, self.index)).generate_state(1)[0])
+    def obs(self) -> NDArray[np.float32]:
+        """The present observations (N, O)."""
+        return np.stack([episode.obs[-1] for episode in self.episodes])
 
-    def step(self, action: NDArray[np.float32]) -> Episode | None:
-        """Take `action` (A,); returns the episode if this was its last step (call `begin` next)."""
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.obs.append(obs)
-        self.actions.append(action)
-        self.rewards.append(float(reward))
-        if not (terminated or truncated):
-            return None
-        return Episode(
-            torch.from_numpy(np.stack(self.obs)),
-            torch.from_numpy(np.stack(self.actions)),
-            torch.tensor(self.rewards),
-            bool(terminated),
-        )
+    def send(self, actions: NDArray[np.float32]) -> None:
+        """Let the environments take `actions` (N, A); `receive` must follow."""
+        self._sent = actions
+        if isinstance(self.envs, AsyncVectorEnv):
+            self.envs.step_async(actions)
+
+    def receive(self) -> list[tuple[int, Episode]]:
+        """Wait for the environments; the rows whose episode ended, and have begun another."""
+        terminated, over = self._take()
+        ended = []
+        for row in over:
+            done = self.episodes[row]
+            obs, actions = torch.from_numpy(np.stack(done.obs)), self._actions_of(row)
+            episode = Episode(obs, actions, torch.tensor(done.rewards), bool(terminated[row]))
+            ended.append((row, episode))
+        self._begin(over)
+        return ended
 
     def state(self) -> dict[str, Tensor]:
-        """The episode in progress as tensors."""
-        shape = (len(self.actions), *self.env.action_space.shape)  # type: ignore[misc]
-        actions = np.array(self.actions, np.float32).reshape(shape)
-        return {
-            "obs": torch.from_numpy(np.stack(self.obs)),
-            "actions": torch.from_numpy(actions),
-            "index": torch.tensor(self.index),
-        }
+        """The episodes in progress as tensors."""
+        found = {"begun": torch.tensor(self.begun)}
+        for row, episode in enumerate(self.episodes):
+            found[f"{row}.index"] = torch.tensor(episode.index)
+            found[f"{row}.obs"] = torch.from_numpy(np.stack(episode.obs))
+            found[f"{row}.actions"] = self._actions_of(row)
+        return found
 
-    def restore(self, state: dict[str, Tensor]) -> bool:
-        """Go on where `state` was taken, by repeating its actions in the environment.
+    def restore(self, state: dict[str, Tensor]) -> NDArray[np.bool_]:
+        """Go on where `state` was taken, by repeating its actions in the environments.
 
-        Returns False, with the episode begun anew, if the environment does not repeat itself.
+        Returns which rows do not repeat themselves (N,); those have begun their episode anew.
         """
-        self._begin(int(state["index"]))
-        for action in state["actions"].numpy():
-            if self.step(action) is not None:
-                break
-        repeated = np.array_equal(np.stack(self.obs), state["obs"].numpy())
-        if not repeated:
-            self._begin(self.index)
-        return repeated
+        rows = range(len(self.episodes))
+        indices = [int(state[f"{row}.index"]) for row in rows]
+        past = [state[f"{row}.actions"].numpy() for row in rows]
+        longest = max(map(len, past))
+        # All step together: an environment with less to repeat idles until its time has come.
+        padded = np.zeros((longest, *self.envs.action_space.shape), np.float32)  # type: ignore[misc]
+        for row, actions in enumerate(past):
+            padded[longest - len(actions) :, row] = actions
+        self._reset(rows, indices)
+        for step, actions in enumerate(padded, 1):
+            self.send(actions)
+            _, over = self._take()
+            idle = [row for row in rows if longest - len(past[row]) >= step]
+            self._reset(sorted({*idle, *over}), indices)
+        seen = [torch.from_numpy(np.stack(episode.obs)) for episode in self.episodes]
+        failed = [not torch.equal(seen[row], state[f"{row}.obs"]) for row in rows]
+        self._reset([row for row in rows if failed[row]], indices)
+        self.begun = int(state["begun"])
+        return np.array(failed)
 
-    def _begin(self, index: int) -> None:
-        self.index = index
-        obs, _ = self.env.reset(seed=self.episode_seed)
-        self.obs, self.actions, self.rewards = [obs], [], []
+    def close(self) -> None:
+        """Close the environments, and end their processes."""
+        self.envs.close()
+
+    def episode_seed(self, index: int) -> int:
+        """Seed of episode number `index`, below 2**32; other trainings have others."""
+        return int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
+
+    def _take(self) -> tuple[NDArray[np.bool_], list[int]]:
+        """Note what the actions led to: where tasks have ended (N,), rows of ended episodes."""
+        if isinstance(self.envs, AsyncVectorEnv):
+            obs, rewards, terminated, truncated, _ = self.envs.step_wait()
+        else:
+            obs, rewards, terminated, truncated, _ = self.envs.step(self._sent)
+        for row, episode in enumerate(self.episodes):
+            episode.obs.append(obs[row])
+            episode.actions.append(self._sent[row])
+            episode.rewards.append(float(rewards[row]))
+        return terminated, np.flatnonzero(terminated | truncated).tolist()
+
+    def _begin(self, rows: Sequence[int]) -> None:
+        """Begin the next episodes in `rows`."""
+        indices = [episode.index for episode in self.episodes]
+        for row in rows:
+            indices[row] = self.begun
+            self.begun += 1
+        self._reset(rows, indices)
+
+    def _reset(self, rows: Sequence[int], indices: Sequence[int]) -> None:
+        """Begin the episodes with these numbers, one for every row, in `rows` alone."""
+        if not rows:
+            return
+        mask = np.isin(np.arange(len(self.episodes)), rows)
+        seeds: list[int | None] = [self.episode_seed(index) for index in indices]
+        obs, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+        for row in rows:
+            self.episodes[row] = Unfinished(indices[row], [obs[row]])
+
+    def _actions_of(self, row: int) -> Tensor:
+        """The actions of an episode in progress, (T, A)."""
+        taken = self.episodes[row].actions
+        shape = (len(taken), *self.envs.single_action_space.shape)  # type: ignore[misc]
+        return torch.from_numpy(np.array(taken, np.float32).reshape(shape))
+
+
+def _make(config: EnvConfig) -> gymnasium.Env[Any, Any]:
+    """An environment; in a process of its own it leaves Ctrl-C to the training."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make_env(config)
 
 
 class RandomActions:
@@ -91,37 +165,34 @@ class RandomActions:
 
     HOLDS = ((1, 1), (1, 20), (8, 30))  # shortest and longest hold in control steps, by kind
 
-    def __init__(self, space: ActionSpace, seed: int) -> None:
+    def __init__(self, space: ActionSpace, count: int, seed: int) -> None:
+        """For `count` environments."""
         self.space = space
         self.rng = torch.Generator().manual_seed(seed)
-        self._left = 0
-        self._action = torch.zeros(space.dim)
+        self._left = torch.zeros(count, dtype=torch.int64)
+        self._actions = torch.zeros(count, space.dim)
 
-    def act(self, episode: int) -> NDArray[np.float32]:
-        """Action (A,) for the next control step of episode number `episode`."""
+    def act(self, row: int, episode: int) -> NDArray[np.float32]:
+        """Action (A,) for the next control step of environment `row`, in episode `episode`."""
         kind = episode % len(self.HOLDS)
-        if self._left == 0:
+        if self._left[row] == 0:
             low, high = self.HOLDS[kind]
-            self._left = int(torch.randint(low, high + 1, (), generator=self.rng))
-            self._action = self.space.sample((), self.rng, self._action)
-            if kind == 2:
-                # Discrete choices are one-hot and stay as they are.
-                self._action = self._action.sign()
-        self._left -= 1
-        return self._action.numpy()
+            self._left[row] = torch.randint(low, high + 1, (), generator=self.rng)
+            action = self.space.sample((), self.rng, self._actions[row])
+            # Discrete choices are one-hot and stay as they are.
+            self._actions[row] = action.sign() if kind == 2 else action
+        self._left[row] -= 1
+        return self._actions[row].numpy()
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on."""
-        return {
-            "rng": self.rng.get_state(),
-            "left": torch.tensor(self._left),
-            "action": self._action,
-        }
+        return {"rng": self.rng.get_state(), "left": self._left, "actions": self._actions}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on where `state` was taken."""
         self.rng.set_state(state["rng"])
-        self._left, self._action = int(state["left"]), state["action"]
+        self._left.copy_(state["left"])
+        self._actions.copy_(state["actions"])
 
 
 def episode_path(folder: Path, index: int) -> Path:

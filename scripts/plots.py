@@ -5,6 +5,7 @@ Figures are drawn through matplotlib's objects, never pyplot, so nothing global 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,13 +201,22 @@ def planner_table_plot(
 
 
 def line_panels(
-    path: Path, panels: Sequence[Panel], title: str, log: str = "", inches: float = 3.0
+    path: Path,
+    panels: Sequence[Panel],
+    title: str,
+    log: str = "",
+    inches: float = 3.0,
+    columns: int = 1,
 ) -> None:
-    """Draw panels of height `inches` below each other, with one legend for several labels.
+    """Draw panels of height `inches` in `columns`, row by row, with one legend for several labels.
 
     `log` names axes with logarithmic scale.
     """
-    figure, drawn = _figure(len(panels), (8.0, 1.0 + inches * len(panels)), title)
+    rows = math.ceil(len(panels) / columns)
+    figure, drawn = _figure(rows, (8.0, 1.0 + inches * rows), title, columns=columns)
+    for axes in drawn[len(panels) :]:
+        axes.set_axis_off()
+    drawn = drawn[: len(panels)]
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     shown = {}
     for axes, panel in zip(drawn, panels, strict=True):
@@ -243,12 +253,16 @@ def line_panels(
 
 
 def _figure(
-    rows: int, inches: tuple[float, float], title: str, share_x: bool = False
+    rows: int,
+    inches: tuple[float, float],
+    title: str,
+    share_x: bool = False,
+    columns: int = 1,
 ) -> tuple[Figure, list[Axes]]:
-    """A titled column of panels in the common look."""
+    """A titled grid of panels in the common look; the panels row by row."""
     figure = Figure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, 1, sharex=share_x, squeeze=False)[:, 0])
+    panels = list(figure.subplots(rows, columns, sharex=share_x, squeeze=False).flat)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)

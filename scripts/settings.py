@@ -50,11 +50,15 @@ class TrainConfig:
     """How long to train, and what to do on the way."""
 
     frames: int = 100_000  # env frames, action repeat included
+    num_envs: int = 1  # environments that episodes are collected in, side by side
+    processes: bool = False  # each in a process of its own, which steps while the model learns
     random_steps: int = 2_500  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
+    disturb_every: int = 2  # one in so many episodes begins with random actions; 0: none
+    disturbed: float = 0.2  # share of such an episode's steps that are random, at most
     eval_every: int = 10_000  # env frames; 0: only at the end
     eval_episodes: int = 5  # episodes per evaluation
     checkpoint_every: int = 10_000  # env frames
@@ -64,7 +68,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         require_at_least(
-            self, 1, "frames", "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
+            self,
+            1,
+            "frames",
+            "num_envs",
+            "eval_episodes",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
         )
         require_at_least(self, 0, "random_steps", "first_updates", "updates_per_step", "eval_every")
         require_at_least(self, 0, "final_exploration", "greedy_every")

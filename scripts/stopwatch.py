@@ -16,6 +16,7 @@ class Stopwatch:
 
     def __init__(self, skip: int = 20) -> None:
         self.skip, self.steps = skip, 0
+        self._skipped = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -26,13 +27,15 @@ class Stopwatch:
         if self.steps >= self.skip:
             self.seconds[component] += time.perf_counter() - started
 
-    def count(self) -> None:
-        """Say that a measured control step is over."""
-        self.steps += 1
+    def count(self, steps: int = 1) -> None:
+        """Say that measured control steps are over."""
+        if self.steps < self.skip:
+            self._skipped = self.steps + steps
+        self.steps += steps
 
     def milliseconds(self) -> dict[str, float]:
         """Mean milliseconds per control step by component and as a whole; empty before any."""
-        counted = self.steps - self.skip
+        counted = self.steps - self._skipped
         if counted <= 0:
             return {}
         return {name: 1000.0 * self.seconds[name] / counted for name in (*COMPONENTS, WHOLE)}

@@ -106,8 +106,12 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     own = [o for o in overrides if o.startswith("workers=")]
     config = load(SweepConfig, [], own)
     members = plan(files, [o for o in overrides if o not in own])
-    slots = config.workers or max(1, (os.cpu_count() or 1) // members[0].settings.threads)
-    return sweep(members, LocalEngine(slots), make_console())
+    return sweep(members, LocalEngine(slots(members, config.workers)), make_console())
+
+
+def slots(members: Sequence[Member], workers: int | None) -> int:
+    """How many of the trainings run side by side: `workers`, or as many as cores allow."""
+    return workers or max(1, (os.cpu_count() or 1) // members[0].settings.threads)
 
 
 def plan(files: Sequence[str], overrides: Sequence[str]) -> list[Member]:

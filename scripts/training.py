@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from world_models import (
     METRICS,
     Checkpoint,
     CheckpointError,
+    Episode,
     LatentModel,
     Replay,
     Trainer,
@@ -50,9 +51,7 @@ class TrainingRun:
         """Writes nothing. Raises ValueError or UsageError for settings that cannot be trained."""
         self.settings, self.folder = settings, folder
         self.device = resolve_device(settings.device)
-        self.env = make_env(settings.env)
-        self.spec = spec_of(self.env)
-        require_trainable(settings, self.spec)
+        self.spec = _spec(settings)
         self.eval_envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
@@ -64,7 +63,8 @@ class TrainingRun:
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
         assert self.spec.episode_steps is not None
-        needed = settings.train.frames // self.spec.action_repeat + self.spec.episode_steps
+        needed = settings.train.frames // self.spec.action_repeat
+        needed += settings.train.num_envs * self.spec.episode_steps
         self.replay = Replay(
             # Room for the rows at the end of every episode, and no more than the run can fill.
             min(settings.replay.capacity, (1 + settings.loss.horizon) * needed + 1),
@@ -73,7 +73,7 @@ class TrainingRun:
             settings.loss.horizon,
             seed,
         )
-        self.random = RandomActions(model.action_space, seed)
+        self.random = RandomActions(model.action_space, settings.train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (
@@ -87,10 +87,12 @@ class TrainingRun:
             for compiled in (fast, False)
         )
         self.memory = self.agent.start(seed, self.device)
-        self.collector = Collector(self.env, seed)
-        self.steps = 0  # control steps taken
+        train = settings.train
+        self.collector = Collector(settings.env, train.num_envs, seed, train.processes)
+        self.steps = 0  # control steps taken, in all environments together
         self.learning = False  # whether the first updates have been made
         self.plan_row: dict[str, float] = {}  # of the last plan before a resume
+        self.seconds = 0.0  # spent in `advance`: everything but evaluations and checkpoints
         self.stopwatch = Stopwatch()
         self.metrics: MetricsLogger | None = None
 
@@ -110,20 +112,30 @@ class TrainingRun:
         return self.frames / self.settings.train.frames
 
     def advance(self) -> dict[str, float]:
-        """One control step with its updates; returns what is worth showing, often nothing."""
-        losses = None
+        """One control step of every environment with its updates; what is worth showing of it."""
+        losses, started = None, time.perf_counter()
+        count = len(self.collector.episodes)
         with self.stopwatch.measure(WHOLE):
             if not self.learning and self._can_learn():
                 self.learning = True
                 self._update(self.settings.train.first_updates)
-            shown = self._step()
+            with self.stopwatch.measure("decide"):
+                actions = self._act()
+            # Environments in processes of their own step while the model learns.
+            with self.stopwatch.measure("environment"):
+                self.collector.send(actions)
             if self.learning:
                 with self.stopwatch.measure("update"):
-                    losses = self._update(self.settings.train.updates_per_step)
+                    losses = self._update(count * self.settings.train.updates_per_step)
+            with self.stopwatch.measure("environment"):
+                ended = self.collector.receive()
+            self.steps += count
+            shown = self._keep(ended)
         if self.learning:
-            self.stopwatch.count()
-        if losses is not None and self.steps % self.settings.train.log_every == 0:
+            self.stopwatch.count(count)
+        if losses is not None and passed(self.settings.train.log_every, self.steps, count):
             shown |= self._losses(losses)
+        self.seconds += time.perf_counter() - started
         if shown:
             self.log(shown)
         return shown
@@ -136,6 +148,7 @@ class TrainingRun:
         scores = np.array([record.score for record in records])
         row = {"eval/return": float(scores.mean()), "eval/std": float(scores.std())}
         row[f"{TIME}evaluation_s"] = time.perf_counter() - started
+        row[f"{TIME}training_s"] = self.seconds
         if self.metrics is not None:
             # Before the row is logged, because W&B shows a picture beside the row that follows.
             self._draw_learning_curve(self.metrics, row)
@@ -146,14 +159,18 @@ class TrainingRun:
     def evaluation_due(self) -> bool:
         """Whether the settings ask for an evaluation after the last control step."""
         every = self.settings.train.eval_every
-        due = self.finished or passed(every, self.frames, self.spec.action_repeat)
-        return self.learning and due
+        return self.learning and (self.finished or passed(every, self.frames, self._stride))
 
     @property
     def checkpoint_due(self) -> bool:
         """Whether the settings ask for a checkpoint after the last control step."""
         every = self.settings.train.checkpoint_every
-        return self.finished or passed(every, self.frames, self.spec.action_repeat)
+        return self.finished or passed(every, self.frames, self._stride)
+
+    @property
+    def _stride(self) -> int:
+        """Env frames of one control step in all environments."""
+        return self.spec.action_repeat * len(self.collector.episodes)
 
     def log(self, row: dict[str, float]) -> None:
         """Write a row of metrics, where a logger is attached."""
@@ -173,6 +190,7 @@ class TrainingRun:
             "first_episode": first,
             "planner": asdict(self.settings.planner),
             "plan_row": self._plan_row(),
+            "seconds": self.seconds,
         }
         tensors = {
             "model": self.model.state_dict(),
@@ -206,52 +224,76 @@ class TrainingRun:
         self.memory = type(self.memory).restore(tensors["agent"], self.device)
         self.random.restore(tensors["random"])
         self.steps, self.learning = meta["steps"], meta["learning"]
-        self.plan_row = meta["plan_row"]
-        if not self.collector.restore(tensors["collector"]):
+        self.plan_row, self.seconds = meta["plan_row"], meta["seconds"]
+        changed = self.collector.restore(tensors["collector"])
+        if changed.any():
             logger.warning("%s did not repeat the episode in progress", self.spec.name)
-            self.memory = self.agent.forget(self.memory, np.array([True]))
+            self.memory = self.agent.forget(self.memory, changed)
         for path in self.folder.episodes.glob("*.safetensors"):
             if int(path.stem) >= self.replay.added:
                 path.unlink()
 
     def close(self) -> None:
         """Close the environments."""
-        for env in (self.env, *self.eval_envs):
+        self.collector.close()
+        for env in self.eval_envs:
             env.close()
 
     def _can_learn(self) -> bool:
         return self.steps >= self.settings.train.random_steps and self.replay.windows > 0
 
-    def _step(self) -> dict[str, float]:
-        """One control step of the environment; returns the facts of an episode that it ended."""
-        with self.stopwatch.measure("decide"):
-            action = self._act()
-        with self.stopwatch.measure("environment"):
-            episode = self.collector.step(action)
-        self.steps += 1
-        if episode is None:
-            return {}
-        self.replay.add(episode)
-        write_episode(self.folder.episodes, self.collector.index, episode)
-        self.memory = self.agent.forget(self.memory, np.array([True]))
-        self.collector.begin()
-        return {
-            "train/return": float(episode.rewards.sum()),
-            "train/episode_steps": float(episode.steps),
-        }
+    def _keep(self, ended: Sequence[tuple[int, Episode]]) -> dict[str, float]:
+        """Put episodes that have ended where updates find them; returns facts of the last one."""
+        shown = {}
+        for row, episode in ended:
+            write_episode(self.folder.episodes, self.replay.added, episode)
+            self.replay.add(episode)
+            self._forget([row])
+            shown = {
+                "train/return": float(episode.rewards.sum()),
+                "train/episode_steps": float(episode.steps),
+            }
+        return shown
 
     def _act(self) -> NDArray[np.float32]:
-        if not self.learning:
-            return self.random.act(self.collector.index)
-        obs = self.collector.obs[-1][None]
-        actions, self.memory = self.agent.act(obs, self.memory, self._exploration())
-        action: NDArray[np.float32] = actions[0]
-        return action
+        """Actions (N, A) for the next control step."""
+        episodes = self.collector.episodes
+        by_chance = [
+            row
+            for row, episode in enumerate(episodes)
+            if not self.learning or len(episode.actions) < self._disturbed(episode.index)
+        ]
+        actions = np.empty((len(episodes), self.spec.action_dim), np.float32)
+        if len(by_chance) < len(episodes):
+            explore = np.array([self._exploration(episode.index) for episode in episodes])
+            actions, self.memory = self.agent.act(self.collector.obs, self.memory, explore)
+            self._forget(by_chance)
+        for row in by_chance:
+            actions[row] = self.random.act(row, episodes[row].index)
+        return actions
 
-    def _exploration(self) -> float:
-        """Share of the exploration noise at this control step."""
+    def _forget(self, rows: Sequence[int]) -> None:
+        """Drop the plans of `rows`."""
+        if rows:
+            done = np.isin(np.arange(len(self.collector.episodes)), rows)
+            self.memory = self.agent.forget(self.memory, done)
+
+    def _disturbed(self, index: int) -> int:
+        """Control steps of random actions with which episode `index` begins.
+
+        What follows shows how to go on from where the agent would not have gone.
+        """
         cfg = self.settings.train
-        if cfg.greedy_every and self.collector.index % cfg.greedy_every == 0:
+        if not cfg.disturb_every or index % cfg.disturb_every != 1 % cfg.disturb_every:
+            return 0
+        assert self.spec.episode_steps is not None
+        most = int(cfg.disturbed * self.spec.episode_steps)
+        return int(np.random.default_rng((self.settings.seed, index)).integers(most + 1))
+
+    def _exploration(self, index: int) -> float:
+        """Share of the exploration noise, at this control step, in episode `index`."""
+        cfg = self.settings.train
+        if cfg.greedy_every and index % cfg.greedy_every == 0:
             return 0.0
         return 1.0 - (1.0 - cfg.final_exploration) * min(1.0, 2 * self.progress)
 
@@ -308,6 +350,15 @@ class TrainingRun:
             index -= 1
 
 
+def _spec(settings: Settings) -> EnvSpec:
+    """The spec of the environment, if it can be trained on. Raises ValueError."""
+    probe = make_env(settings.env)
+    spec = spec_of(probe)
+    probe.close()
+    require_trainable(settings, spec)
+    return spec
+
+
 def require_trainable(settings: Settings, spec: EnvSpec) -> None:
     """Raise ValueError unless episodes end, fit the replay, and hold a window to learn from."""
     if spec.episode_steps is None:
@@ -326,9 +377,9 @@ def require_trainable(settings: Settings, spec: EnvSpec) -> None:
         )
 
 
-def passed(every: int, frames: int, repeat: int) -> bool:
-    """Whether a multiple of `every` env frames lies in the last control step; never for 0."""
-    return every > 0 and frames // every > (frames - repeat) // every
+def passed(every: int, count: int, last: int) -> bool:
+    """Whether a multiple of `every` lies in the `last` of `count`; never for 0."""
+    return every > 0 and count // every > (count - last) // every
 
 
 Progress = Callable[[TrainingRun, dict[str, float]], None]

@@ -407,6 +407,23 @@ def test_exploration_without_a_spread_is_an_option_and_keeps_the_bounds(
     assert not calm.any()
 
 
+@pytest.mark.parametrize("planner", [None, "zero"])
+def test_every_row_explores_by_its_own_share(
+    planner: str | None, scripted: Callable[..., MPCAgent]
+) -> None:
+    many, share = np.repeat(OBS[:1], 3000, axis=0), np.repeat([0.0, 0.5, 1.0], 1000)
+    agents = [
+        scripted() if planner is None else scripted(None, make_planner(planner)) for _ in "ab"
+    ]
+    calm, bold = (
+        agent.act(many, agent.start(0), explore)[0]
+        for agent, explore in zip(agents, (0.0, share), strict=True)
+    )
+    none, half, whole = (bold - calm).reshape(3, 1000, -1)
+    assert not none.any()
+    assert half.std() == pytest.approx(0.5 * whole.std(), rel=0.1) and half.std() > 0.05
+
+
 def test_exploration_is_as_wide_as_an_unsure_policy(
     homing: Any, scripted: Callable[..., MPCAgent]
 ) -> None:

@@ -18,6 +18,7 @@ from mpc import PLANNERS, PlannerConfig, Problem
 from scripts.benchmark import make_suite
 from scripts.benchmarks import latency, truth
 from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.dmc import final_interval, targets_at
 from scripts.benchmarks.horizon import Horizon, horizon_targets
 from scripts.benchmarks.suite import Target
 from scripts.options import Options
@@ -446,3 +447,73 @@ def test_warm_plans_follow_the_predicted_states(integrator: Problem) -> None:
     for _ in range(3):
         state = integrator.model.step(state, torch.zeros(3, 1, dtype=torch.float64))
     torch.testing.assert_close(plans.problem.state, state)
+
+
+TINY_DMC = (
+    *("suite=dmc", "tasks=cartpole-balance,pendulum-swingup", "frames=200", "episodes=2"),
+    *("env.episode_frames=40", "train.random_steps=20", "train.first_updates=1"),
+    *("train.eval_every=100", "train.checkpoint_every=100", "loss.batch_size=4"),
+    *("loss.compile=false", "planner.compile=false", *TINY_MODEL),
+)
+
+
+def trained(final: float, middle: float, minutes: float, frames: int = 100) -> dict[str, Any]:
+    """What a training of the dmc suite leaves, as far as targets depend on it."""
+    return {
+        "returns": [final, final],
+        "frames": [frames // 2, frames],
+        "curve": [middle, 0.0],
+        "seconds": [30 * minutes, 60 * minutes],
+    }
+
+
+def test_dmc_targets_compare_with_what_is_published() -> None:
+    """97 % of 981 (cup-catch) is 951.6, of 838.6 (cartpole-swingup) 813.4."""
+    cup, pole = "dmc/ball_in_cup-catch", "dmc/cartpole-swingup"
+    found = {
+        cup: [trained(1000.0, 900.0, 14.0), trained(905.0, 1000.0, 10.0)],
+        pole: [trained(813.0, 840.0, 15.5), trained(813.0, 840.0, 15.0)],
+    }
+    returns, time = targets_at(1.0, "grasp", found)
+    assert returns.met and returns.measured == "1 of 2, not cartpole-swingup 97 %"
+    assert time.met is False and time.measured == "15.5 at most"
+    returns, time = targets_at(0.5, "grasp", found)
+    assert returns.met and returns.measured == "1 of 2, not ball_in_cup-catch 97 %"
+    assert time.met and time.measured == "7.8 at most"
+    assert final_interval(found[cup]).point == 952.5
+    nothing = targets_at(1.0, "grasp", {cup: []})
+    assert [target.met for target in nothing] == [None, None]
+
+
+def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
+    options = (*TINY_DMC, "seeds=1,2", f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
+    run = telic("benchmark", *options)
+    assert run.code == 0, run
+    assert run.out.count("finished: ") == 4
+    found = results(tmp_path, "dmc")
+    assert [row["cell"]["seed"] for row in found["cells"]] == [1, 2, 1, 2]
+    first = found["cells"][0]["result"]
+    assert len(first["returns"]) == 2 and first["frames"] == [100, 200]
+    assert 0 < first["seconds"][0] < first["seconds"][1]
+    text = (tmp_path / "dmc.md").read_text()
+    assert re.search(r"\| cartpole-balance \| 998 \| [\d.]+ \| [\d.]+ \([\d.]+ to [\d.]+\)", text)
+    again = telic("benchmark", *options)
+    assert again.code == 0 and "4 trainings, 4 of them finished before" in again.out
+    assert "4 of 4 cells are finished already" in again.out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("tasks=cartpole-balanc", "did you mean 'dmc/cartpole-balance'?"),
+        ("tasks=[]", "tasks must list different tasks, got []"),
+        ("seeds=1,1", "seeds must list different values from 0 on, got [1, 1]"),
+        ("seeds=-1", "seeds must list different values from 0 on, got [-1]"),
+        ("loss.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("planner.horizn=3", "did you mean 'planner.horizon'?"),
+    ],
+)
+def test_dmc_refuses_nonsense_before_it_trains(option: str, message: str, tmp_path: Path) -> None:
+    run = telic("benchmark", *TINY_DMC, option, f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
+    assert run.code == 2 and message in run.err.replace("\n", " "), run
+    assert tree(tmp_path) == {}

@@ -39,6 +39,9 @@ CEM = ("planner=cem", "planner.samples=16", "planner.policy_samples=4", "planner
 ICEM = ("planner=icem", *CEM[1:])
 REPLAN = (*CEM, "agent.replan_every=3")
 CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and it terminates
+# Three environments; those of CartPole differ in how far their episodes have come.
+BESIDE = (*CEM, "train.num_envs=3", "train.processes=true")
+CARTPOLES = (*CARTPOLE, "train.num_envs=3")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 
@@ -89,6 +92,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (82, REPLAN),  # mid-plan, so that the next row of losses describes a plan of before
         (23, CARTPOLE),
         (75, CARTPOLE),
+        (24, BESIDE),
+        (75, BESIDE),
+        (75, CARTPOLES),
         (95, EVICT),  # the replay has dropped its oldest episodes
     ],
 )
@@ -104,9 +110,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         stop_at(patch, step)
         stopped = train(folder, *options)
     assert stopped.code == 130 and stopped.err == ""
-    assert f"interrupted at {2 * (step + 1)} frames, everything saved; go on: " in stopped.out
+    count = 3 if "train.num_envs=3" in options else 1
+    assert f"interrupted at {2 * (step + count)} frames, everything saved; go on: " in stopped.out
     assert telic("train", f"resume={folder}").code == 0
     assert_same_training(folder, whole(*options))
+
+
+def test_processes_of_their_own_change_nothing_but_time(
+    tmp_path: Path, whole: Callable[..., Path]
+) -> None:
+    assert train(tmp_path / "run", *BESIDE, "train.processes=false").code == 0
+    assert_same_training(tmp_path / "run", whole(*BESIDE))
 
 
 def test_killed_and_resumed_equals_uninterrupted(

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
 from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
 from safetensors.torch import load_file
 
-from agents import Protocol
-from envs import RenderingUnavailable, select_gl_backend
+from agents import MPCAgent, Protocol
+from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
+from scripts.collector import RandomActions, read_episode
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
 from scripts.training import TrainingRun, passed
@@ -262,6 +264,67 @@ def test_an_exported_model_controls_as_its_run_does_and_cannot_be_trained(
     assert again.error == f"{out} already holds a run; choose another out="
 
 
+def test_environments_side_by_side_share_plans_and_have_episodes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CartPole's episodes end at different times; each is the one that its actions lead to."""
+    batches, updates = [], []
+    act, update = MPCAgent.act, TrainingRun._update
+
+    def spy(agent: MPCAgent, obs: Any, *rest: Any) -> Any:
+        batches.append(len(obs))
+        return act(agent, obs, *rest)
+
+    def count(run: TrainingRun, number: int) -> Any:
+        updates.append(number)
+        return update(run, number)
+
+    monkeypatch.setattr(MPCAgent, "act", spy)
+    monkeypatch.setattr(TrainingRun, "_update", count)
+    steps = ("train.frames=300", "train.random_steps=100", "train.eval_every=0")
+    options = (*steps, "train.num_envs=4", "train.eval_episodes=1", "train.disturb_every=0")
+    done = telic("train", *DEBUG, "env=gym/CartPole-v1", *options, f"runs={tmp_path}", "name=run")
+    assert done.code == 0, done.err
+    collecting = [size for size in batches if size > 1]
+    assert collecting == [4] * 50 and updates == [5, *[4] * 50]
+    env = make_env(EnvConfig(name="gym/CartPole-v1"))
+    paths = sorted((tmp_path / "run" / "episodes").iterdir())
+    assert len(paths) > 4
+    starts = set()
+    for index in range(len(paths)):
+        episode = read_episode(tmp_path / "run" / "episodes", index)
+        starts.add(tuple(episode.obs[0].tolist()))
+        seeds = (np.random.SeedSequence((1, i)).generate_state(1)[0] for i in range(99))
+        found = (s for s in seeds if np.array_equal(env.reset(seed=int(s))[0], episode.obs[0]))
+        env.reset(seed=int(next(found)))
+        for action, expected in zip(episode.actions, episode.obs[1:], strict=True):
+            obs, _, terminated, _, _ = env.step(action.numpy())
+            assert np.array_equal(obs, expected)
+        assert terminated == episode.terminated
+    assert len(starts) == len(paths)
+
+
+def test_every_so_many_episodes_one_begins_with_random_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 50 of 100 control steps, in episodes 3 and 5; learning begins in the middle of 1."""
+    asked: dict[int, list[int]] = {}
+    act = RandomActions.act
+
+    def spy(actions: RandomActions, row: int, episode: int) -> Any:
+        asked.setdefault(episode, []).append(row)
+        return act(actions, row, episode)
+
+    monkeypatch.setattr(RandomActions, "act", spy)
+    steps = ("train.frames=1400", "train.random_steps=150", "train.eval_every=0")
+    more = ("env.episode_frames=200", "train.disturb_every=2", "train.disturbed=0.5")
+    done = telic("train", *DEBUG, *steps, *more, f"runs={tmp_path}")
+    assert done.code == 0, done.err
+    counts = {episode: len(rows) for episode, rows in asked.items()}
+    assert counts.pop(0) == 100 and counts.pop(1) == 50
+    assert set(counts) <= {3, 5} and counts and all(0 < n <= 50 for n in counts.values())
+
+
 def test_every_so_many_episodes_one_has_no_exploration_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +335,7 @@ def test_every_so_many_episodes_one_has_no_exploration_noise(
         action, plan = act(run), run.memory.plan
         if plan is not None:
             same = bool((plan.actions[0, 0].numpy() == action).all())
-            as_planned.setdefault(run.collector.index, set()).add(same)
+            as_planned.setdefault(run.collector.episodes[0].index, set()).add(same)
         return action
 
     monkeypatch.setattr(TrainingRun, "_act", spy)

@@ -23,6 +23,7 @@ from scripts.benchmarks.suite import (
     Target,
     registered,
     select,
+    skipped,
     table,
 )
 from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
@@ -168,13 +169,7 @@ class Horizon(Suite):
                 sections += list(self._tables(chosen, f"{budget:g} ms per decision"))
                 label = f"{loaded.folder.name}, {budget:g} ms"
                 targets += horizon_targets(label, returns(chosen), late(chosen))
-        reasons = [
-            f"- {', '.join(f'{k}={v}' for k, v in row['cell'].items())}: {row['result']['skipped']}"
-            for row in rows
-            if "skipped" in row["result"]
-        ]
-        if reasons:
-            sections.append("\n".join(["## Skipped", "", *reasons]))
+        sections += skipped(rows)
         return Report("Return over the horizon", protocol, sections, targets)
 
     def _tables(self, rows: Rows, title: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from rich.console import Console
 
 from mpc import PLANNERS, Planner
 from scripts.loading import PlannerChoice
@@ -27,7 +28,7 @@ from scripts.version import code_version
 class SuiteSettings:
     """Options that every suite has."""
 
-    suite: str = "???"  # latency, truth or horizon
+    suite: str = "???"  # latency, truth, horizon or dmc
     out: str | None = None  # folder; null: benchmarks/results where there is one, else benchmarks
     seed: int = 1  # of everything random
     threads: int = 1  # of torch on the CPU
@@ -111,6 +112,10 @@ class Suite(ABC):
     def default_planners(cls) -> list[str]:
         """Planners that are compared unless `planner` names others."""
 
+    def prepare(self, console: Console) -> int:
+        """What comes before the cells; returns an exit code, after 130 nothing is measured."""
+        return 0
+
     @abstractmethod
     def cells(self) -> list[Cell]:
         """All cells, in the order in which they are measured."""
@@ -184,6 +189,16 @@ def registered() -> list[str]:
 def select(rows: Rows, **key: Any) -> list[Mapping[str, Any]]:
     """The rows whose cells have all of these values."""
     return [row for row in rows if all(row["cell"].get(k) == v for k, v in key.items())]
+
+
+def skipped(rows: Rows) -> list[str]:
+    """A section on the cells that could not be measured, where there are any."""
+    lines = [
+        f"- {', '.join(f'{k}={v}' for k, v in row['cell'].items())}: {row['result']['skipped']}"
+        for row in rows
+        if "skipped" in row["result"]
+    ]
+    return ["\n".join(["## Skipped", "", *lines])] if lines else []
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

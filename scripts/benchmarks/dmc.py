@@ -1,0 +1,289 @@
+"""`suite=dmc`: training on dm_control from states, beside the published returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from scripts.benchmarks.suite import (
+    Cell,
+    Report,
+    Rows,
+    Suite,
+    SuiteSettings,
+    Target,
+    select,
+    skipped,
+    table,
+)
+from scripts.engines import LocalEngine
+from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol
+from scripts.loading import PlannerChoice, open_run
+from scripts.metrics import read_column
+from scripts.options import Options
+from scripts.plots import Line, Panel, line_panels
+from scripts.reference import published_return, reference_curves
+from scripts.run_results import flat
+from scripts.settings import DEFAULT_PLANNER, require_at_least, require_seed
+from scripts.statistics import Interval, mean_interval, span
+from scripts.stopwatch import COMPONENTS, WHOLE
+from scripts.sweep import Member, plan, slots, sweep
+
+TASKS = (
+    "cartpole-balance",
+    "cartpole-swingup",
+    "pendulum-swingup",
+    "ball_in_cup-catch",
+    "reacher-easy",
+    "reacher-hard",
+    "finger-spin",
+    "finger-turn_easy",
+    "walker-stand",
+    "walker-walk",
+    "cheetah-run",
+    "acrobot-swingup",
+)
+REACHED = 0.97  # share of the published mean that counts as reaching it
+MISSES = {1.0: 1, 0.5: 4}  # tasks that may miss it, by share of the frames
+MINUTES = {1.0: 15.0, 0.5: 8.0}  # that a training may take up to there
+
+
+@dataclass(frozen=True)
+class DmcSettings(SuiteSettings):
+    """Options of `telic benchmark suite=dmc`."""
+
+    seed: int = 40_000_000  # of the first evaluation episode; far from those of trainings
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))  # of dm_control
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])  # of the trainings
+    frames: int = 100_000  # env frames of a training
+    episodes: int = 20  # per evaluation
+    runs: str = "runs/dmc"  # folder of the trainings; those that are finished are not repeated
+    workers: int | None = None  # trainings side by side; null: as many as there are cores
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        require_at_least(self, 1, "frames", "episodes")
+        self.require_list("seeds", 0)
+        for seed in self.seeds:
+            require_seed(seed)
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks must list different tasks, got {self.tasks}")
+
+
+class Dmc(Suite):
+    """What training reaches in a fixed number of env frames."""
+
+    name = "dmc"
+    summary = "training on dm_control from states, beside the published returns"
+    Settings = DmcSettings
+    GROUPS = ("env", "agent", "model", "loss", "train", "replay")
+
+    def __init__(self, settings: DmcSettings, choice: PlannerChoice, changes: Options) -> None:
+        super().__init__(settings, choice, changes)
+        common: dict[str, Any] = {
+            "runs": settings.runs,
+            "env": ",".join(f"dmc/{task}" for task in settings.tasks),
+            "planner": ",".join(choice.names),
+            "seed": ",".join(map(str, settings.seeds)),
+            "threads": settings.threads,
+            "train.frames": settings.frames,
+            "train.eval_episodes": settings.episodes,
+        }
+        common |= flat({"planner": choice.options, **changes})
+        self.members = plan([], [f"{key}={_word(value)}" for key, value in common.items()])
+
+    @classmethod
+    def default_planners(cls) -> list[str]:
+        """The planner that trains unless `planner` names others."""
+        return [DEFAULT_PLANNER]
+
+    def prepare(self, console: Console) -> int:
+        """Train what has not been trained."""
+        return sweep(self.members, LocalEngine(slots(self.members, self.settings.workers)), console)
+
+    def cells(self) -> list[Cell]:
+        """The evaluation of every training."""
+        cells = []
+        for member in self.members:
+            settings = member.settings
+            key: dict[str, Any] = {"kind": "return", "task": settings.env.name}
+            key |= {"planner": settings.planner.name, "seed": settings.seed}
+            cells.append(Cell(key, partial(self._measure, member)))
+        return cells
+
+    def _measure(self, member: Member) -> dict[str, Any]:
+        """Fresh episodes of the last agent, and what its training wrote down."""
+        if member.state not in ("finished", "skipped"):
+            return {"skipped": f"its training {member.state}, see {member.log}"}
+        loaded = open_run(str(member.folder), None, "auto", {})
+        agent = loaded.make_agent(member.settings.planner.name, {})
+        same = EvaluateSettings(run="", episodes=self.settings.episodes, seed=self.settings.seed)
+        score = evaluate_planner(loaded, agent, make_protocol(loaded, same), decisions=20)
+        metrics = member.folder / "metrics.csv"
+        names = {part: f"time/{part}_ms" for part in (*COMPONENTS, WHOLE)}
+        spent = {part: read_column(metrics, name)[1] for part, name in names.items()}
+        frames, returns = read_column(metrics, "eval/return")
+        return {
+            "returns": score.returns,
+            "frames": frames,  # of the evaluations during the training
+            "curve": returns,
+            "seconds": read_column(metrics, "time/training_s")[1],
+            "ms": {part: values[-1] for part, values in spent.items() if values},
+            "version": loaded.trained.checkpoint.meta["version"],
+        }
+
+    def report(self, rows: Rows) -> Report:
+        """Returns beside the published ones, time, and the targets, for every planner."""
+        settings = self.settings
+        protocol = (
+            f"One configuration for all tasks, {len(settings.seeds)} training seeds "
+            f"({', '.join(map(str, settings.seeds))}), {settings.frames} env frames each without "
+            "early stop. The last agent is evaluated without exploration noise on "
+            f"{settings.episodes} fresh starts, from seed {settings.seed} on; the agent at half of "
+            f"the frames, and the curves, on {settings.episodes} other starts, in which nothing "
+            "was chosen or stopped. Intervals at 95 %: over the means of the training seeds, or "
+            "with a single one over its episodes. A start fails below half of the published "
+            "mean. Published: TD-MPC2, mean at 100k env frames. Minutes are those of a training "
+            f"without evaluations, {slots(self.members, settings.workers)} trainings side by side."
+        )
+        if self.changes or self.choice.options:
+            options = flat({"planner": self.choice.options, **self.changes})
+            protocol += f" Options: `{' '.join(f'{k}={_word(v)}' for k, v in options)}`."
+        versions = {row["result"]["version"] for row in rows if "version" in row["result"]}
+        protocol += f" Trained by telic {', '.join(sorted(versions))}." if versions else ""
+        sections, targets = [], []
+        for planner in self.choice.names:
+            found = {task: self._results(rows, planner, task) for task in self._tasks()}
+            sections.append(f"## Trained with {planner}\n\n{self._table(found)}")
+            targets += [target for share in MISSES for target in targets_at(share, planner, found)]
+        sections += skipped(rows)
+        return Report("Training on dm_control", protocol, sections, targets)
+
+    def _tasks(self) -> list[str]:
+        return [f"dmc/{task}" for task in self.settings.tasks]
+
+    def _results(self, rows: Rows, planner: str, task: str) -> list[Mapping[str, Any]]:
+        chosen = select(rows, planner=planner, task=task)
+        return [row["result"] for row in chosen if "returns" in row["result"]]
+
+    def _table(self, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+        half = self.settings.frames // 2
+        heading = [
+            *("task", "published", f"at {half}", f"at {self.settings.frames}", "of published"),
+            *("starts failed", "minutes", "ms per control step (decide, environment, update)"),
+        ]
+        lines = []
+        for task, results in found.items():
+            if not results:
+                continue
+            goal, final = published_return(task), final_interval(results)
+            beside = ["–"] * 3
+            if goal is not None:
+                episodes = np.concatenate([one["returns"] for one in results])
+                failed = f"{(episodes < goal / 2).sum()} of {episodes.size}"
+                beside = [f"{goal:.0f}", f"{100 * final.point / goal:.0f} %", failed]
+            middle = np.mean([value_at(one, "curve", 0.5) for one in results])
+            nothing = math.nan  # from a training too short to have been timed
+            ms = [np.mean([r["ms"].get(p, nothing) for r in results]) for p in (WHOLE, *COMPONENTS)]
+            minutes = np.mean([one["seconds"][-1] for one in results]) / 60
+            name = task.removeprefix("dmc/")
+            parts = f"{ms[0]:.1f} ({', '.join(f'{part:.1f}' for part in ms[1:])})"
+            values = [f"{middle:.1f}", span(final), *beside[1:], f"{minutes:.1f}", parts]
+            lines.append([name, beside[0], *values])
+        return table(heading, lines)
+
+    def draw(self, rows: Rows, folder: Path) -> None:
+        """Learning curves over env frames, one panel per task, with the published ones."""
+        panels = []
+        for task in self._tasks():
+            lines = []
+            for planner in self.choice.names:
+                results = self._results(rows, planner, task)
+                lines += [curve(f"telic, {planner}", results)] if results else []
+            lines += published_lines(task, self.settings.frames)
+            panels.append(Panel(task.removeprefix("dmc/"), "1,000 env frames", "return", lines))
+        title = f"dm_control from states, {len(self.settings.seeds)} seeds"
+        line_panels(folder / f"{self.name}.png", panels, title, inches=2.2, columns=3)
+
+
+def final_interval(results: Sequence[Mapping[str, Any]]) -> Interval:
+    """Mean return of the last agents: over training seeds, or over episodes of a single one."""
+    several = [float(np.mean(one["returns"])) for one in results]
+    values = several if len(several) > 1 else results[0]["returns"]
+    return mean_interval(values, np.random.default_rng(0))
+
+
+def value_at(result: Mapping[str, Any], column: str, share: float) -> float:
+    """`column` of a training at the evaluation nearest to this share of its env frames."""
+    frames = np.array(result["frames"])
+    return float(result[column][np.abs(frames - share * frames[-1]).argmin()])
+
+
+def curve(label: str, results: Sequence[Mapping[str, Any]]) -> Line:
+    """Mean over training seeds with their range, over 1,000 env frames of the evaluations."""
+    returns = np.array([one["curve"] for one in results])
+    line = Line(label, _thousands(results[0]["frames"]), returns.mean(0).tolist())
+    if len(results) == 1:
+        return line
+    return Line(label, line.x, line.y, returns.min(0).tolist(), returns.max(0).tolist())
+
+
+def published_lines(task: str, frames: int) -> list[Line]:
+    """Published curves over 1,000 env frames, up to about `frames`."""
+    lines = []
+    for method, name in (("tdmpc2", "TD-MPC2"), ("dreamerv3", "DreamerV3")):
+        known = reference_curves(task).get(method)
+        count = sum(f <= 1.05 * frames for f in known.frames) if known is not None else 0
+        if known is not None and count:
+            x = _thousands(known.frames[:count])
+            lines.append(Line(f"{name}, published", x, list(known.mean[:count])))
+    return lines
+
+
+def targets_at(
+    share: float, planner: str, found: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[Target]:
+    """What shall hold at this share of the frames: returns and minutes, by task."""
+    goals = {task: published_return(task) for task, results in found.items() if results}
+    known = {task: goal for task, goal in goals.items() if goal is not None}
+    needed = max(1, len(found) - MISSES[share])
+    place = "at the end" if share == 1.0 else f"at {100 * share:g} % of the frames"
+    texts = (
+        f"{planner}: {100 * REACHED:g} % of the published mean {place} on {needed} tasks",
+        f"{planner}: every training {place} within {MINUTES[share]:g} minutes",
+    )
+    if not known:
+        return [Target(text, "–", None) for text in texts]
+    missed = []
+    for task, goal in known.items():
+        at_end = share == 1.0
+        values = [
+            float(np.mean(one["returns"])) if at_end else value_at(one, "curve", share)
+            for one in found[task]
+        ]
+        if np.mean(values) < REACHED * goal:
+            missed.append(f"{task.removeprefix('dmc/')} {100 * np.mean(values) / goal:.0f} %")
+    reached = len(known) - len(missed)
+    measured = f"{reached} of {len(found)}" + f", not {'; '.join(missed)}" * bool(missed)
+    slowest = max(value_at(one, "seconds", share) for task in known for one in found[task]) / 60
+    return [
+        Target(texts[0], measured, reached >= needed),
+        Target(texts[1], f"{slowest:.1f} at most", slowest <= MINUTES[share]),
+    ]
+
+
+def _thousands(frames: Sequence[int]) -> list[float]:
+    return [f / 1000 for f in frames]
+
+
+def _word(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    return "null" if value is None else str(value)
