@@ -25,7 +25,6 @@ class ModelConfig:
     values: int = 2  # members of the value ensemble
     bins: int = 51  # of the discrete regression
     bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space, about +-400
-    normalise: bool = False  # observations by mean and spread of the training data
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -43,8 +42,6 @@ class ModelConfig:
 
 
 LOG_STD_RANGE = (-10.0, 2.0)
-SMALLEST_VARIANCE = 1e-4  # of an observation number that is normalised
-OBS_LIMIT = 10.0  # normalised observations stay within +- this
 
 
 class LatentModel(WorldModel):
@@ -52,8 +49,6 @@ class LatentModel(WorldModel):
 
     bins: Tensor
     spread: Tensor
-    obs_mean: Tensor
-    obs_var: Tensor
 
     def __init__(
         self, obs_dim: int, action_dim: int, config: ModelConfig, choices: tuple[int, ...] = ()
@@ -79,8 +74,6 @@ class LatentModel(WorldModel):
         limit = config.bin_limit
         self.register_buffer("bins", torch.linspace(-limit, limit, config.bins))
         self.register_buffer("spread", torch.tensor(0.1))
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_var", torch.ones(obs_dim))
 
     @property
     def action_space(self) -> ActionSpace:
@@ -89,9 +82,6 @@ class LatentModel(WorldModel):
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
-        if self.config.normalise:
-            scaled = (obs - self.obs_mean) * self.obs_var.clamp(min=SMALLEST_VARIANCE).rsqrt()
-            obs = scaled.clamp(-OBS_LIMIT, OBS_LIMIT)
         return simplex(self.encoder(obs), self.config.simplex)
 
     def heads(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -119,7 +119,7 @@ class Trainer:
         device = self.scale.device
         noise = torch.randn(shape, generator=self.rng, device=device)
         moved = Batch(*(x.to(device) for x in batch))
-        loss, metrics, statistics = self._losses(*moved, noise, self.scale)
+        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         limit = self.config.max_gradient_norm
@@ -133,10 +133,8 @@ class Trainer:
                 list(self.model.values.parameters()),
                 self.config.target_rate,
             )
-            model = self.model
-            followers = [self.scale, model.spread, model.obs_mean, model.obs_var]
-            torch._foreach_lerp_(followers, statistics, self.config.target_rate)
-            self.scale.clamp_(min=1.0)
+            self.scale.lerp_(quantiles, self.config.target_rate).clamp_(min=1.0)
+            self.model.spread.lerp_(spread, self.config.target_rate)
         return metrics
 
     def _set_rates(self, progress: float) -> None:
@@ -180,11 +178,8 @@ class Trainer:
         terminated: Tensor,
         noise: Tensor,
         scale: Tensor,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Total loss, metrics and statistics of a batch (shapes as in `Batch`).
-
-        The statistics: range of values, spread of latents, mean and variance of observations.
-        """
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`)."""
         model, cfg, bins = self.model, self.config, self.model.bins
         with torch.no_grad():
             ahead = model.encode(obs[1:])
@@ -223,9 +218,7 @@ class Trainer:
         )
         parts = (loss, consistency, reward_loss, value_loss, end_loss, policy_loss, entropy)
         spread = ahead.flatten(0, 1).std(0).mean()
-        seen = obs.flatten(0, 1)
-        statistics = [quantiles.detach(), spread, seen.mean(0), seen.var(0)]
-        return loss, torch.stack(parts).detach(), statistics
+        return loss, torch.stack(parts).detach(), quantiles.detach(), spread
 
     def _policy_loss(
         self, states: Tensor, noise: Tensor, scale: Tensor
