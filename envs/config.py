@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+OBSERVATIONS = ("state", "pixels")
+
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -13,11 +15,15 @@ class EnvConfig:
     name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task>, gym/<Gymnasium id>, mujoco/<file>
     action_repeat: int | None = None  # env frames per control step; null: usual for the suite
     episode_frames: int | None = None  # time limit in env frames; null: the environment's own
+    obs: str = "state"  # state: the environment's own numbers; pixels: three pictures, 64 x 64
     task: str | None = None  # of mujoco/<file>: Python file with the reward; null: beside the model
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("env.name must not be empty; telic list envs shows the choices")
+        if self.obs not in OBSERVATIONS:
+            choices = " or ".join(OBSERVATIONS)
+            raise ValueError(f"env.obs must be {choices}, got {self.obs!r}")
         for key in ("action_repeat", "episode_frames"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -29,7 +35,7 @@ class EnvSpec:
     """Sizes, timing and labels of an environment; plain values, so that JSON can carry it."""
 
     name: str  # the full name, short names spelled out
-    obs_dim: int  # O
+    obs_dim: int  # O, with pictures all of their numbers
     action_dim: int  # A, with discrete actions the sum of `choices`
     action_repeat: int  # env frames per control step
     control_period: float  # seconds of simulated time between two control steps
@@ -39,6 +45,19 @@ class EnvSpec:
     action_high: tuple[float, ...]
     obs_names: tuple[str, ...] | None = None  # (O,) labels such as "velocity[1]"
     choices: tuple[int, ...] = ()  # in each group of discrete actions; empty if continuous
+    pictures: int = 0  # stacked in an observation of pixels; 0: it is a vector
+
+    @property
+    def newest_dim(self) -> int:
+        """How many numbers of an observation are new: the last ones, its newest picture; or all."""
+        return self.obs_dim // max(1, self.pictures)
+
+    @property
+    def observations(self) -> str:
+        """The observation in words, such as "5 observation numbers"."""
+        if self.pictures:
+            return f"{self.pictures} pictures of 64 x 64"
+        return f"{self.obs_dim} observation numbers"
 
     @property
     def actions(self) -> str:

@@ -53,6 +53,16 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         env.physics._make_rendering_contexts = lambda: None
         self.mujoco_renderer: Any = None  # the name that Gymnasium's environments give it
 
+    @property
+    def model(self) -> Any:
+        """The simulation's MjModel."""
+        return self._env.physics.model.ptr
+
+    @property
+    def data(self) -> Any:
+        """The simulation's MjData."""
+        return self._env.physics.data.ptr
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -61,7 +71,7 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if seed is not None:
             self._env.task.random.seed(seed)
         obs = self._flatten(self._env.reset())
-        if self._env.physics.model.nhfield:
+        if self.model.nhfield:
             self._free_renderer()  # it holds the terrain of the last episode
         return obs, {}
 
@@ -83,7 +93,7 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             return None
         if self.mujoco_renderer is None:
-            self.mujoco_renderer = _make_renderer(self._env.physics)
+            self.mujoco_renderer = _make_renderer(self.model, self.data)
         picture: np.ndarray = self.mujoco_renderer.render("rgb_array")
         return picture
 
@@ -104,12 +114,11 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._obs
 
 
-def _make_renderer(physics: Any) -> Any:
+def _make_renderer(model: Any, data: Any) -> Any:
     # Not physics.render: its backend is fixed when dm_control is imported, which may be long ago.
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-    camera = 0 if physics.model.ncam else -1
-    model, data = physics.model.ptr, physics.data.ptr
+    camera = 0 if model.ncam else -1
     return MujocoRenderer(model, data, width=320, height=240, camera_id=camera)
 
 

@@ -8,31 +8,36 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.config import EnvConfig, EnvSpec
+from envs.pixels import NUMBERS, STACK, PixelObservation
 from envs.registry import Suite, find_suite
 from envs.rendering import RenderingUnavailable, gl_backend_works
-from envs.spaces import check_spaces, choices_of, observation_labels
+from envs.spaces import check_actions, check_observations, choices_of, observation_labels
 from envs.wrappers import ChosenAction, Described, RepeatAction, UnitAction, flatten_observation
 
 
 def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     """Make the environment that the agent sees: Box(-inf, inf, (O,)), Box(-1, 1, (A,)), float32.
 
-    With discrete actions Box(0, 1, (A,)): one-hot groups, of which the largest number is chosen.
+    With `obs: pixels`, observations are Box(0, 255, (O,)), uint8 (see `PixelObservation`). With
+    discrete actions Box(0, 1, (A,)): one-hot groups, of which the largest number is chosen.
     One step is one control step. With `render`, `env.render()` returns (height, width, 3) uint8.
     Raises ValueError, in one line, for names, options or spaces that cannot be used, and
     RenderingUnavailable if `render` is asked for and no picture can be made.
     """
     if isinstance(config, str):
         config = EnvConfig(name=config)
-    suite, env = _load(config, render)
-    check_spaces(config.name, env)
+    pixels = config.obs == "pixels"
+    suite, env = _load(config, render or pixels)
+    check_actions(config.name, env)
+    if not pixels:
+        check_observations(config.name, env)
     spec = _describe(env, config, suite)
     env = RepeatAction(env, spec.action_repeat)
     env = ChosenAction(env) if spec.choices else UnitAction(env)
-    env = flatten_observation(env)
+    env = PixelObservation(env) if pixels else flatten_observation(env)
     env = Described(env, spec)
-    if render:
-        _draw_once(env)
+    if render or pixels:
+        _draw_once(env, render)
     return env
 
 
@@ -70,10 +75,13 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     box = actions if isinstance(actions, spaces.Box) else spaces.Box(0.0, 1.0, (0,))
     repeat = config.action_repeat or suite.action_repeat
     frames = env.spec.max_episode_steps if env.spec else config.episode_frames
-    labels = getattr(env.unwrapped, "obs_names", None) or observation_labels(env.observation_space)
+    labels = None
+    if config.obs == "state":
+        native = env.observation_space
+        labels = getattr(env.unwrapped, "obs_names", None) or observation_labels(native)
     return EnvSpec(
         name=f"{prefix}/{suite.canonical(task)}",
-        obs_dim=len(labels),
+        obs_dim=STACK * NUMBERS if labels is None else len(labels),
         action_dim=sum(choices) or math.prod(box.shape),
         action_repeat=repeat,
         control_period=_frame_seconds(env) * repeat,
@@ -82,6 +90,7 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
         action_high=tuple(box.high.ravel().tolist()),
         obs_names=labels,
         choices=choices,
+        pictures=STACK if labels is None else 0,
     )
 
 
@@ -93,10 +102,12 @@ def _frame_seconds(env: gymnasium.Env) -> float:
     return 1.0 / (env.metadata.get("render_fps") or 30)
 
 
-def _draw_once(env: gymnasium.Env) -> None:
+def _draw_once(env: gymnasium.Env, render: bool) -> None:
     """Find out now, and not in the middle of a run, whether pictures can be made."""
-    env.reset()
     try:
+        env.reset()
+        if not render:
+            return
         picture = env.render()
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         env.close()

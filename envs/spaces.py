@@ -8,18 +8,19 @@ import numpy as np
 from gymnasium import spaces
 
 
-def check_spaces(name: str, env: gymnasium.Env) -> None:
-    """Raise ValueError unless actions and observations are of a kind that we can handle.
-
-    Actions: a finite float Box, or discrete ones. Observations: Boxes of numbers.
-    """
+def check_actions(name: str, env: gymnasium.Env) -> None:
+    """Raise ValueError unless actions are a finite float Box, or discrete."""
     if not choices_of(env.action_space):
         _check_box_actions(name, env.action_space)
+
+
+def check_observations(name: str, env: gymnasium.Env) -> None:
+    """Raise ValueError unless observations are Boxes of numbers."""
     for label, box in _leaves("observation", env.observation_space):
         if not isinstance(box, spaces.Box):
             raise ValueError(f"{name} has {label} {box}; telic supports Box observations so far")
         if box.dtype == np.uint8 and len(box.shape) == 3:
-            raise ValueError(f"{name} has pictures as {label}; pixels are not supported yet")
+            raise ValueError(f"{name} has pictures as {label}; use env.obs=pixels")
 
 
 def choices_of(actions: spaces.Space) -> tuple[int, ...]:

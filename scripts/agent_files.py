@@ -55,6 +55,11 @@ class TrainedModel:
         return MPCAgent(self.model.frozen(), planner, Reward(), self.discount, config)
 
 
+def make_model(spec: EnvSpec, config: ModelConfig) -> LatentModel:
+    """A new model that fits an environment."""
+    return LatentModel(spec.obs_dim, spec.action_dim, config, spec.choices, spec.pictures)
+
+
 def load_model(folder: Path, device: torch.device) -> TrainedModel:
     """The model of a checkpoint, checked against its self-test. Raises CheckpointError."""
     checkpoint = load_checkpoint(folder)
@@ -64,9 +69,7 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()
         }
         spec = EnvSpec(**env)
-        model = LatentModel(
-            spec.obs_dim, spec.action_dim, ModelConfig(**meta["model"]), spec.choices
-        )
+        model = make_model(spec, ModelConfig(**meta["model"]))
         model.load_state_dict(checkpoint.tensors["model"])
         frames, discount = int(meta["frames"]), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])
@@ -86,7 +89,7 @@ def require_same_task(trained: EnvSpec, wanted: EnvSpec, folder: Path) -> None:
     """Raise CheckpointError unless a model for `trained` can act in `wanted`."""
     if trained.name != wanted.name:
         raise CheckpointError(f"{folder} was trained on {trained.name}, not on {wanted.name}")
-    for key in ("obs_dim", "action_dim", "choices", "action_repeat"):
+    for key in ("obs_dim", "pictures", "action_dim", "choices", "action_repeat"):
         ours, theirs = getattr(trained, key), getattr(wanted, key)
         if ours != theirs:
             raise CheckpointError(

@@ -46,7 +46,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     console, spec = make_console(), spec_of(env)
     limit = "no time limit" if spec.episode_steps is None else f"{spec.episode_steps} per episode"
     console.print(
-        f"{spec.name}: {spec.obs_dim} observation numbers, {spec.actions}, "
+        f"{spec.name}: {spec.observations}, {spec.actions}, "
         f"{1000 * spec.control_period:g} ms per control step ({limit})"
     )
     problem = _gymnasium_finds(env)

@@ -30,7 +30,7 @@ class Unfinished:
     """An episode in progress."""
 
     index: int  # its number in the training
-    obs: list[NDArray[np.float32]]  # one more than actions, (O,) each
+    obs: list[NDArray[Any]]  # one more than actions, (O,) each
     actions: list[NDArray[np.float32]] = field(default_factory=list)  # (A,) each
     rewards: list[float] = field(default_factory=list)
 
@@ -38,18 +38,29 @@ class Unfinished:
 class Collector:
     """N environments that step together; every episode has a number and a seed of its own."""
 
-    def __init__(self, config: EnvConfig, count: int, seed: int, processes: bool = False) -> None:
-        """With `processes` every environment has one of its own, and `send` returns at once."""
-        self.seed, self.begun = seed, 0
-        kind = AsyncVectorEnv if processes else SyncVectorEnv
+    def __init__(
+        self, config: EnvConfig, newest: int, count: int, seed: int, processes: bool = False
+    ) -> None:
+        """Episodes keep the `newest` numbers of observations, the last ones.
+
+        With `processes` every environment has one of its own, and `send` returns at once.
+        """
+        self.newest, self.seed, self.begun = newest, seed, 0
+        makers = [partial(_make, config)] * count
         # Resets are ours to make, because every episode has its own seed.
         mode = gymnasium.vector.AutoresetMode.DISABLED
-        self.envs = kind([partial(_make, config)] * count, autoreset_mode=mode)
+        self.envs: AsyncVectorEnv | SyncVectorEnv
+        if processes:
+            # Drawing contexts do not survive a fork.
+            context = "spawn" if config.obs == "pixels" else None
+            self.envs = AsyncVectorEnv(makers, autoreset_mode=mode, context=context)
+        else:
+            self.envs = SyncVectorEnv(makers, autoreset_mode=mode)
         self.episodes = [Unfinished(-1, [])] * count
         self._begin(range(count))
 
     @property
-    def obs(self) -> NDArray[np.float32]:
+    def obs(self) -> NDArray[Any]:
         """The present observations (N, O)."""
         return np.stack([episode.obs[-1] for episode in self.episodes])
 
@@ -65,7 +76,7 @@ class Collector:
         ended = []
         for row in over:
             done = self.episodes[row]
-            obs, actions = torch.from_numpy(np.stack(done.obs)), self._actions_of(row)
+            obs, actions = self._newest_of(row), self._actions_of(row)
             episode = Episode(obs, actions, torch.tensor(done.rewards), bool(terminated[row]))
             ended.append((row, episode))
         self._begin(over)
@@ -76,7 +87,7 @@ class Collector:
         found = {"begun": torch.tensor(self.begun)}
         for row, episode in enumerate(self.episodes):
             found[f"{row}.index"] = torch.tensor(episode.index)
-            found[f"{row}.obs"] = torch.from_numpy(np.stack(episode.obs))
+            found[f"{row}.obs"] = self._newest_of(row)
             found[f"{row}.actions"] = self._actions_of(row)
         return found
 
@@ -99,8 +110,7 @@ class Collector:
             _, over = self._take()
             idle = [row for row in rows if longest - len(past[row]) >= step]
             self._reset(sorted({*idle, *over}), indices)
-        seen = [torch.from_numpy(np.stack(episode.obs)) for episode in self.episodes]
-        failed = [not torch.equal(seen[row], state[f"{row}.obs"]) for row in rows]
+        failed = [not torch.equal(self._newest_of(row), state[f"{row}.obs"]) for row in rows]
         self._reset([row for row in rows if failed[row]], indices)
         self.begun = int(state["begun"])
         return np.array(failed)
@@ -142,6 +152,10 @@ class Collector:
         obs, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
         for row in rows:
             self.episodes[row] = Unfinished(indices[row], [obs[row]])
+
+    def _newest_of(self, row: int) -> Tensor:
+        """What was new in each observation of an episode in progress, (T + 1, newest)."""
+        return torch.from_numpy(np.stack([obs[-self.newest :] for obs in self.episodes[row].obs]))
 
     def _actions_of(self, row: int) -> Tensor:
         """The actions of an episode in progress, (T, A)."""

@@ -25,7 +25,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.plan_video import carry_out, side_by_side
 from scripts.plots import Line, Panel, decision_trace, line_panels, plan_picture
-from scripts.readout import fit_readout
+from scripts.readout import fit_readout, principal_readout
 from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
@@ -93,7 +93,7 @@ class Trace:
         """The control step whose plan is shown: `wanted`, or where the observation changes most."""
         if wanted is not None:
             return min(wanted, len(self.plans) - 1)
-        seen = np.stack(self.obs)
+        seen = np.stack(self.obs).astype(np.float32)
         change = np.abs(np.diff(seen, axis=0)) / (seen.std(0) + 1e-6)
         # Not so late that what happened cannot be drawn beside the plan.
         last = max(1, len(change) - self.plans[0].actions.shape[1])
@@ -276,7 +276,7 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
     model, spec = loaded.trained.model, loaded.spec
     path = loaded.folder.plots / f"plan-{stem}.png"
     obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
-    readout = fit_readout(model, obs)
+    readout = principal_readout(model, obs) if spec.pictures else fit_readout(model, obs)
     plan = trace.plans[step]
     horizon = plan.actions.shape[1]
     with torch.no_grad():
@@ -284,8 +284,14 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
             model, Reward(), loaded.trained.discount, plan.states[:, 0], plan.actions
         )
         virtual, rollout = readout(plan.states[0]).cpu(), readout(rolled[0]).cpu()
-    happened = obs[step : step + horizon + 1][:, readout.columns].cpu()
-    names = spec.obs_names or tuple(f"observation[{i}]" for i in range(spec.obs_dim))
+    seen = obs[step : step + horizon + 1]
+    if spec.pictures:
+        with torch.no_grad():
+            happened = readout(model.encode(seen)).cpu()
+        names = tuple(f"component {i + 1}" for i in readout.columns)
+    else:
+        happened = seen[:, readout.columns].cpu()
+        names = spec.obs_names or tuple(f"observation[{i}]" for i in range(spec.obs_dim))
     labels = [
         f"{names[column]}\nR² {quality:.2f}"
         for column, quality in zip(readout.columns, readout.quality, strict=True)

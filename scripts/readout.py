@@ -44,3 +44,22 @@ def fit_readout(model: LatentModel, obs: Tensor, count: int = 3) -> Readout:
 
 def _with_one(z: Tensor) -> Tensor:
     return torch.cat([z, torch.ones_like(z[..., :1])], -1)
+
+
+def principal_readout(model: LatentModel, obs: Tensor, count: int = 3) -> Readout:
+    """The `count` principal components of the latents of `obs` (T, O).
+
+    For observations such as pictures, whose single numbers say nothing. `quality` is the share of
+    the latents' variance that each explains.
+    """
+    with torch.no_grad():
+        z = model.encode(obs)
+    mean = z.mean(0)
+    _, scale, directions = torch.linalg.svd(z - mean, full_matrices=False)
+    weights = directions[:count].T
+    share = scale.square() / scale.square().sum()
+    return Readout(
+        torch.cat([weights, -(mean @ weights).unsqueeze(0)]),
+        list(range(count)),
+        share[:count].tolist(),
+    )

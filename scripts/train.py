@@ -136,7 +136,7 @@ def _train(run: TrainingRun, console: Console) -> int:
         try:
             run.metrics.truncate(run.frames)
             console.print(
-                f"{spec.name}: {spec.obs_dim} observation numbers, {spec.actions}, "
+                f"{spec.name}: {spec.observations}, {spec.actions}, "
                 f"{1000 * spec.control_period:.0f} ms per control step, planner "
                 f"{settings.planner.name}, env frames {run.frames} to {settings.train.frames}, "
                 f"in {folder.path}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from agents import MPCAgent, run_episodes
 from envs import EnvSpec, make_env, spec_of
 from mpc import Reward
-from scripts.agent_files import describe
+from scripts.agent_files import describe, make_model
 from scripts.collector import Collector, RandomActions, episode_path, read_episode, write_episode
 from scripts.metrics import MetricsLogger
 from scripts.plots import Line, learning_curve
@@ -30,7 +30,6 @@ from world_models import (
     Checkpoint,
     CheckpointError,
     Episode,
-    LatentModel,
     Replay,
     Trainer,
     discount_for,
@@ -56,9 +55,7 @@ class TrainingRun:
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = LatentModel(
-                self.spec.obs_dim, self.spec.action_dim, settings.model, self.spec.choices
-            )
+            model = make_model(self.spec, settings.model)
         self.model = model.to(self.device)
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
@@ -72,6 +69,7 @@ class TrainingRun:
             self.spec.action_dim,
             settings.loss.horizon,
             seed,
+            self.spec.pictures,
         )
         self.random = RandomActions(model.action_space, settings.train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
@@ -88,7 +86,8 @@ class TrainingRun:
         )
         self.memory = self.agent.start(seed, self.device)
         train = settings.train
-        self.collector = Collector(settings.env, train.num_envs, seed, train.processes)
+        newest = self.spec.newest_dim
+        self.collector = Collector(settings.env, newest, train.num_envs, seed, train.processes)
         self.steps = 0  # control steps taken, in all environments together
         self.learning = False  # whether the first updates have been made
         self.plan_row: dict[str, float] = {}  # of the last plan before a resume

@@ -404,7 +404,7 @@ def message_of(make):
         ("gym/toys/Tuple-v0", "the action space Tuple(Discrete(2)); telic supports Box and discr"),
         ("gym/toys/Unbounded-v0", "needs finite bounds"),
         ("gym/toys/Integer-v0", "integer actions"),
-        ("gym/toys/Pixels-v0", "pixels are not supported yet"),
+        ("gym/toys/Pixels-v0", "has pictures as observation; use env.obs=pixels"),
         ("gym/toys/Text-v0", "has note Text"),
         ("gym/toys/NeedsPackage-v0", "the Python package 'no_such_simulator' is not installed"),
         ("gym/no_such_module:Env-v0", "No module named 'no_such_module'"),

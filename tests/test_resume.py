@@ -21,6 +21,7 @@ from cli_helpers import (
     wandb_rows,
 )
 
+from envs import RenderingUnavailable, select_gl_backend
 from scripts.settings import Settings, load
 from scripts.training import TrainingRun
 
@@ -42,6 +43,7 @@ CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and
 # Three environments; those of CartPole differ in how far their episodes have come.
 BESIDE = (*CEM, "train.num_envs=3", "train.processes=true")
 CARTPOLES = (*CARTPOLE, "train.num_envs=3")
+PIXELS = (*CEM, "env.obs=pixels")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 
@@ -95,6 +97,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (24, BESIDE),
         (75, BESIDE),
         (75, CARTPOLES),
+        (75, PIXELS),
         (95, EVICT),  # the replay has dropped its oldest episodes
     ],
 )
@@ -105,6 +108,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     step: int,
     options: tuple[str, ...],
 ) -> None:
+    if options is PIXELS:
+        try:
+            select_gl_backend()
+        except RenderingUnavailable as error:
+            pytest.skip(str(error))
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_at(patch, step)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mpc.actions import ActionSpace, CategoricalActions, action_space
 from mpc.contracts import Transition, WorldModel
 from world_models.distributional import expectation
-from world_models.networks import MLP, EnsembleMLP, normalised, simplex
+from world_models.networks import MLP, EnsembleMLP, PictureEncoder, normalised, simplex
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,26 @@ class LatentModel(WorldModel):
     spread: Tensor
 
     def __init__(
-        self, obs_dim: int, action_dim: int, config: ModelConfig, choices: tuple[int, ...] = ()
+        self,
+        obs_dim: int,
+        action_dim: int,
+        config: ModelConfig,
+        choices: tuple[int, ...] = (),
+        pictures: int = 0,
     ) -> None:
-        """`choices`: how many there are in each group of discrete actions; empty if continuous."""
+        """`choices`: how many there are in each group of discrete actions; empty if continuous.
+
+        `pictures`: how many are stacked in an observation; 0 if it is a vector.
+        """
         super().__init__()
         self.config = config
         self._action_space = action_space(action_dim, choices)
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         latent, hidden = config.latent_dim, config.hidden_dim
-        self.encoder = MLP(obs_dim, hidden, latent)
+        self.pictures = pictures
+        self.encoder = (
+            PictureEncoder(pictures, latent) if pictures else MLP(obs_dim, hidden, latent)
+        )
         self.trunk = MLP(latent + action_dim, hidden, hidden)
         # One output layer: next latent, reward bins, logit of the end of the episode.
         self.head = nn.Linear(hidden, latent + config.bins + 1)

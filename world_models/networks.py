@@ -43,6 +43,33 @@ class MLP(nn.Module):
         return last(x)
 
 
+class PictureEncoder(nn.Module):
+    """Three convolutions and a linear layer, for stacked pictures of 64 x 64."""
+
+    SIZE = 64
+
+    def __init__(self, pictures: int, features: int) -> None:
+        super().__init__()
+        self.channels = 3 * pictures
+        width = 32
+        # Long strides first: most of the cost of a picture lies in the first layer.
+        self.layers = nn.Sequential(
+            nn.Conv2d(self.channels, width, 8, 4),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 4, 2),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(width * 4 * 4, features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Numbers 0 to 255, channels first, (..., 3 * pictures * 64 * 64) -> (..., features)."""
+        pictures = x.reshape(-1, self.channels, self.SIZE, self.SIZE) / 255.0 - 0.5
+        return self.layers(pictures).view(*x.shape[:-1], -1)
+
+
 class EnsembleMLP(nn.Module):
     """`count` MLPs with two hidden layers side by side, one batched matrix product per layer."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 class Episode:
     """T control steps. A truncated episode ends without `terminated`: its value goes on."""
 
-    obs: Tensor  # (T + 1, O)
+    obs: Tensor  # (T + 1, O), of stacked pictures the newest
     actions: Tensor  # (T, A), as they were executed
     rewards: Tensor  # (T,)
     terminated: bool  # whether the last step ended the task itself, not merely the time limit
@@ -44,12 +44,24 @@ class Replay:
     """
 
     def __init__(
-        self, capacity: int, obs_dim: int, action_dim: int, horizon: int, seed: int
+        self,
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        horizon: int,
+        seed: int,
+        pictures: int = 0,
     ) -> None:
-        """`capacity` in control steps, `horizon` H of the windows that will be drawn."""
-        self.capacity, self.horizon = capacity, horizon
+        """`capacity` in control steps, `horizon` H of the windows that will be drawn.
+
+        Observations of `pictures` stacked pictures are held as single ones, uint8, and stacked
+        when they are drawn; before the first picture of an episode it repeats.
+        """
+        self.capacity, self.horizon, self.pictures = capacity, horizon, pictures
         self.rng = torch.Generator().manual_seed(seed)
-        self.obs = torch.empty(capacity, obs_dim)
+        kind = torch.uint8 if pictures else torch.float32
+        self.obs = torch.empty(capacity, obs_dim // max(1, pictures), dtype=kind)
+        self._first = torch.zeros(capacity, dtype=torch.int64)  # row of the episode's first step
         self.actions = torch.zeros(capacity, action_dim)
         self.rewards = torch.zeros(capacity)
         self.terminated = torch.zeros(capacity)
@@ -92,6 +104,7 @@ class Replay:
         self.terminated[first : last + 1] = 0.0
         if ended:
             self.terminated[after - 1 : last] = 1.0
+        self._first[first : last + 1] = first
         self.spans.append((first, steps))
         self.added += 1
         self._next = last + 1
@@ -106,11 +119,19 @@ class Replay:
         draw = torch.randint(self.windows, (size,), generator=self.rng)
         rows = self._starts[draw] + torch.arange(self.horizon + 1).unsqueeze(1)
         return Batch(
-            self.obs[rows],
+            self._observations(rows),
             self.actions[rows[:-1]],
             self.rewards[rows[:-1]],
             self.terminated[rows[:-1]],
         )
+
+    def _observations(self, rows: Tensor) -> Tensor:
+        """Observations at `rows`: (...) -> (..., O)."""
+        if not self.pictures:
+            return self.obs[rows]
+        rows = rows.unsqueeze(-1)
+        ago = torch.arange(self.pictures - 1, -1, -1)
+        return self.obs[(rows - ago).maximum(self._first[rows])].flatten(-2)
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs beside the episodes held: their places and the generator."""

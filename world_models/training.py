@@ -16,8 +16,10 @@ from mpc.actions import CategoricalActions
 from mpc.compilation import compiled
 from world_models.distributional import cross_entropy, expectation
 from world_models.latent import LatentModel
+from world_models.networks import PictureEncoder
 from world_models.replay import Batch
 
+SHIFT = 4  # pixels
 RARE = 0.0025  # probability that a categorical policy does not learn to go below, or 1 - above
 METRICS = ("loss", "consistency", "reward", "value", "termination", "policy", "entropy")
 
@@ -83,6 +85,25 @@ def n_step_returns(rewards: Tensor, ended: Tensor, future: Tensor, discount: flo
     return torch.stack(found[::-1])
 
 
+def shifted(obs: Tensor, rng: torch.Generator) -> Tensor:
+    """Pictures (H + 1, B, O) moved by up to SHIFT pixels, all of a window in the same way.
+
+    The edges are repeated. Without it convolutions learn single pixels by heart (DrQ; Kostrikov
+    et al. 2021, arXiv:2004.13649).
+    """
+    side = PictureEncoder.SIZE
+    pictures = obs.unflatten(-1, (-1, side, side))  # (H + 1, B, C, side, side)
+    for axis in (-1, -2):
+        first, last = pictures.narrow(axis, 0, 1), pictures.narrow(axis, side - 1, 1)
+        edges = [SHIFT if i == axis else -1 for i in range(-5, 0)]
+        pictures = torch.cat([first.expand(*edges), pictures, last.expand(*edges)], axis)
+    draw = torch.randint(2 * SHIFT + 1, (obs.shape[1], 2), generator=rng, device=rng.device)
+    windows = [
+        pictures[:, b, :, y : y + side, x : x + side] for b, (y, x) in enumerate(draw.tolist())
+    ]
+    return torch.stack(windows, 1).flatten(2)
+
+
 class Trainer:
     """One-step trainer: holds the optimiser, the target values and the running value scale."""
 
@@ -119,6 +140,8 @@ class Trainer:
         device = self.scale.device
         noise = torch.randn(shape, generator=self.rng, device=device)
         moved = Batch(*(x.to(device) for x in batch))
+        if self.model.pictures:
+            moved = moved._replace(obs=shifted(moved.obs, self.rng))
         loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
