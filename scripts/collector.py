@@ -95,8 +95,14 @@ class Collector:
         """Go on where `state` was taken, by repeating its actions in the environments.
 
         Returns which rows do not repeat themselves (N,); those have begun their episode anew.
+        Raises CheckpointError for the state of another number of environments.
         """
         rows = range(len(self.episodes))
+        held = sum(name.endswith(".index") for name in state)
+        if held != len(rows):
+            raise CheckpointError(
+                f"a training with train.num_envs={held} cannot go on with {len(rows)}"
+            )
         indices = [int(state[f"{row}.index"]) for row in rows]
         past = [state[f"{row}.actions"].numpy() for row in rows]
         longest = max(map(len, past))

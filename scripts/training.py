@@ -215,6 +215,7 @@ class TrainingRun:
                 f"{self.folder.path} was trained on device {meta['device']} and cannot go on "
                 f"on {self.device.type}; resume it with device={meta['device']}"
             )
+        changed = self.collector.restore(tensors["collector"])
         self.model.load_state_dict(tensors["model"])
         self.trainer.restore(tensors["trainer"])
         self.replay.restore(
@@ -224,7 +225,6 @@ class TrainingRun:
         self.random.restore(tensors["random"])
         self.steps, self.learning = meta["steps"], meta["learning"]
         self.plan_row, self.seconds = meta["plan_row"], meta["seconds"]
-        changed = self.collector.restore(tensors["collector"])
         if changed.any():
             logger.warning("%s did not repeat the episode in progress", self.spec.name)
             self.memory = self.agent.forget(self.memory, changed)

@@ -124,6 +124,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_training(folder, whole(*options))
 
 
+def test_the_number_of_environments_cannot_change(whole: Callable[..., Path]) -> None:
+    for options, count in ((BESIDE, 2), (CEM, 3)):
+        run = telic(
+            "train", f"resume={whole(*options)}", "train.frames=999", f"train.num_envs={count}"
+        )
+        held = 3 if options is BESIDE else 1
+        assert run.code == 2
+        assert run.error == f"a training with train.num_envs={held} cannot go on with {count}"
+
+
 def test_processes_of_their_own_change_nothing_but_time(
     tmp_path: Path, whole: Callable[..., Path]
 ) -> None:

@@ -84,7 +84,7 @@ class Dmc(Suite):
     name = "dmc"
     summary = "training on dm_control from states, beside the published returns"
     Settings = DmcSettings
-    GROUPS = ("env", "agent", "model", "loss", "train", "replay")
+    GROUPS = ("env", "agent", "model", "loss", "train", "replay", "wandb")
 
     def __init__(self, settings: DmcSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
