@@ -199,7 +199,8 @@ def _summarise(run: TrainingRun, console: Console) -> None:
         parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
         console.print(
             f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
-            f"thread(s), compilation and evaluation not counted"
+            f"thread(s), {1000 * run.spec.action_repeat / spent[WHOLE]:.0f} env frames per second, "
+            "compilation and evaluation not counted"
         )
     assert run.metrics is not None
     frames, returns = run.metrics.column("eval/return")
