@@ -30,6 +30,7 @@ from world_models import (
     Checkpoint,
     CheckpointError,
     Episode,
+    PictureEncoder,
     Replay,
     Trainer,
     discount_for,
@@ -40,6 +41,7 @@ from world_models import (
 logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 10_000_000  # of the first episode of every evaluation during training
+EXAMPLES = 256  # pictures whose mean is taken
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
 
@@ -117,6 +119,8 @@ class TrainingRun:
         with self.stopwatch.measure(WHOLE):
             if not self.learning and self._can_learn():
                 self.learning = True
+                if isinstance(self.model.encoder, PictureEncoder):
+                    self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
                 self._update(self.settings.train.first_updates)
             with self.stopwatch.measure("decide"):
                 actions = self._act()

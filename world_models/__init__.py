@@ -10,6 +10,7 @@ from world_models.checkpoint import (
     save_checkpoint,
 )
 from world_models.latent import LatentModel, ModelConfig
+from world_models.networks import PictureEncoder
 from world_models.replay import Batch, Episode, Replay
 from world_models.training import METRICS, LossConfig, Trainer, discount_for
 
@@ -24,6 +25,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "Pendulum",
+    "PictureEncoder",
     "PointMass",
     "Replay",
     "Trainer",

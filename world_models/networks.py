@@ -44,9 +44,16 @@ class MLP(nn.Module):
 
 
 class PictureEncoder(nn.Module):
-    """Three convolutions and a linear layer, for stacked pictures of 64 x 64."""
+    """Three convolutions and a linear layer, for stacked pictures of 64 x 64.
+
+    Pictures are seen as they differ from the mean picture, see `fit`. Without that and the layer
+    norm all pictures of a still camera look nearly alike, and latents collapse before rewards can
+    tell them apart.
+    """
 
     SIZE = 64
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, pictures: int, features: int) -> None:
         super().__init__()
@@ -61,13 +68,23 @@ class PictureEncoder(nn.Module):
             nn.Conv2d(width, width, 3),
             nn.SiLU(),
             nn.Flatten(),
+            nn.LayerNorm(width * 4 * 4, elementwise_affine=False),
             nn.Linear(width * 4 * 4, features),
         )
+        self.register_buffer("mean", torch.full((self.channels * self.SIZE**2,), 127.5))
+        self.register_buffer("spread", torch.tensor(64.0))
+
+    @torch.no_grad()
+    def fit(self, obs: Tensor) -> None:
+        """Take the mean picture, and the deviations from it, from examples (B, O)."""
+        self.mean.copy_(obs.float().mean(0))
+        self.spread.copy_((obs - self.mean).std().clamp(min=1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Numbers 0 to 255, channels first, (..., 3 * pictures * 64 * 64) -> (..., features)."""
-        pictures = x.reshape(-1, self.channels, self.SIZE, self.SIZE) / 255.0 - 0.5
-        return self.layers(pictures).view(*x.shape[:-1], -1)
+        seen = (x - self.mean) / self.spread
+        features = self.layers(seen.reshape(-1, self.channels, self.SIZE, self.SIZE))
+        return features.view(*x.shape[:-1], -1)
 
 
 class EnsembleMLP(nn.Module):
