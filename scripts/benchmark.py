@@ -27,7 +27,7 @@ from scripts.benchmarks.store import CellStore
 from scripts.benchmarks.suite import Cell, Report, Suite, document
 from scripts.benchmarks.truth import Truth
 from scripts.evaluate import without_nan
-from scripts.loading import MORE, PlannerChoice
+from scripts.loading import PlannerChoice
 from scripts.option_help import layout, option_rows
 from scripts.options import Options, read_options, split_groups
 from scripts.settings import build
@@ -48,7 +48,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
         rows = option_rows(suite.Settings(suite=suite.name))
         planners = ",".join(suite.default_planners())
         rows.append(("planner", planners, "which planners; planner.OPTION=value"))
-        parts.append(layout([*rows, *(MORE if suite.GROUPS else ())]))
+        parts.append(layout([*rows, *suite.MORE]))
     parts.append(
         "Finished cells are kept in <out>/cells: after Ctrl-C the same command goes on. It writes\n"
         "<out>/<suite>.json (all numbers), <suite>.md (tables and targets) and <suite>*.png."

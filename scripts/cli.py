@@ -71,12 +71,13 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "scripts.benchmark",
-        "measure planners: latency, truth on exact problems, return over the horizon",
+        "measure planners (latency, truth, return over the horizon) and training (dmc)",
         (
             "telic benchmark suite=latency",
             "telic benchmark suite=latency planner=grasp,cem horizons=10,50 batches=1 repeats=10",
             "telic benchmark suite=truth planner=grasp,gradient,cem budgets=10,40",
             "telic benchmark suite=horizon runs=runs/a,runs/b planner=grasp,gradient,mppi",
+            "telic benchmark suite=dmc tasks=cartpole-swingup,walker-walk seeds=1,2,3",
             "telic benchmark suite=horizon --help",
         ),
     ),

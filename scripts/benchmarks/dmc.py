@@ -85,6 +85,7 @@ class Dmc(Suite):
     summary = "training on dm_control from states, beside the published returns"
     Settings = DmcSettings
     GROUPS = ("env", "agent", "model", "loss", "train", "replay", "wandb")
+    MORE = (("GROUP.OPTION", "", f"any of telic train in {', '.join(GROUPS)}: loss.lr=0.0005"),)
 
     def __init__(self, settings: DmcSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)

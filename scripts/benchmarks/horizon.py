@@ -27,7 +27,7 @@ from scripts.benchmarks.suite import (
     table,
 )
 from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
-from scripts.loading import CHANGES, LoadedRun, PlannerChoice, open_run
+from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
@@ -71,6 +71,7 @@ class Horizon(Suite):
     summary = "return of trained agents over the horizon, at equal time per decision"
     Settings = HorizonSettings
     GROUPS = CHANGES
+    MORE = MORE
     FIXED: ClassVar = {
         "horizon": "horizons=3,12",
         "iterations": "budgets=10,40: as many as fit",

@@ -98,6 +98,7 @@ class Suite(ABC):
     summary: ClassVar[str]
     Settings: ClassVar[type[SuiteSettings]]
     GROUPS: ClassVar[tuple[str, ...]] = ()  # groups of options beside `planner`
+    MORE: ClassVar[Sequence[tuple[str, str, str]]] = ()  # how the help shows those
     FIXED: ClassVar[Mapping[str, str]] = {}  # planner options that the suite sets: what to use
 
     def __init__(self, settings: Any, choice: PlannerChoice, changes: Options) -> None:
