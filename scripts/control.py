@@ -288,12 +288,14 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
     if spec.pictures:
         with torch.no_grad():
             happened = readout(model.encode(seen)).cpu()
-        names = tuple(f"component {i + 1}" for i in readout.columns)
+        names: Sequence[str] = [f"component {i + 1}" for i in readout.columns]
+        measure = "share"  # of the latents' variance
     else:
         happened = seen[:, readout.columns].cpu()
-        names = spec.obs_names or tuple(f"observation[{i}]" for i in range(spec.obs_dim))
+        names = spec.obs_names or [f"observation[{i}]" for i in range(spec.obs_dim)]
+        measure = "R²"
     labels = [
-        f"{names[column]}\nR² {quality:.2f}"
+        f"{names[column]}\n{measure} {quality:.2f}"
         for column, quality in zip(readout.columns, readout.quality, strict=True)
     ]
     title = f"{spec.name}, {stem}: plan at control step {step}"
