@@ -145,8 +145,8 @@ class Dmc(Suite):
         """Returns beside the published ones, time, and the targets, for every planner."""
         settings = self.settings
         protocol = (
-            f"One configuration for all tasks, {len(settings.seeds)} training seeds "
-            f"({', '.join(map(str, settings.seeds))}), {settings.frames} env frames each without "
+            f"One configuration for all tasks, training seeds "
+            f"{', '.join(map(str, settings.seeds))}, {settings.frames} env frames each without "
             "early stop. The last agent is evaluated without exploration noise on "
             f"{settings.episodes} fresh starts, from seed {settings.seed} on; the agent at half of "
             f"the frames, and the curves, on {settings.episodes} other starts, in which nothing "
@@ -211,7 +211,7 @@ class Dmc(Suite):
                 lines += [curve(f"telic, {planner}", results)] if results else []
             lines += published_lines(task, self.settings.frames)
             panels.append(Panel(task.removeprefix("dmc/"), "1,000 env frames", "return", lines))
-        title = f"dm_control from states, {len(self.settings.seeds)} seeds"
+        title = f"dm_control from states, seeds {', '.join(map(str, self.settings.seeds))}"
         line_panels(folder / f"{self.name}.png", panels, title, inches=2.2, columns=3)
 
 
@@ -271,7 +271,7 @@ def targets_at(
             for one in found[task]
         ]
         if np.mean(values) < REACHED * goal:
-            missed.append(f"{task.removeprefix('dmc/')} {100 * np.mean(values) / goal:.0f} %")
+            missed.append(f"{task.removeprefix('dmc/')} {100 * np.mean(values) / goal:.1f} %")
     reached = len(known) - len(missed)
     measured = f"{reached} of {len(found)}" + f", not {'; '.join(missed)}" * bool(missed)
     slowest = max(value_at(one, "seconds", share) for task in known for one in found[task]) / 60
