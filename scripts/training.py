@@ -134,7 +134,8 @@ class TrainingRun:
                 ended = self.collector.receive()
             self.steps += count
             shown = self._keep(ended)
-        if self.learning:
+        # The first plans may compile; before them, only random actions were taken.
+        if self.learning and self.memory.plan is not None:
             self.stopwatch.count(count)
         if losses is not None and passed(self.settings.train.log_every, self.steps, count):
             shown |= self._losses(losses)
