@@ -6,8 +6,11 @@ the backend that was fixed when dm_control was imported, and doubles the time th
 cartpole spends outside dm_control (0.054 ms instead of 0.027 ms).
 """
 
+import logging
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -20,14 +23,14 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig
 from envs.registry import Suite, unknown_environment
-from envs.rendering import free_drawing, select_gl_backend
+from envs.rendering import MujocoPictures, select_gl_backend
 from envs.spaces import number_labels
 
 EPISODE_FRAMES = 1000  # of every suite task with a time limit of its own
 SHORT_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}
 
 
-class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class DmControlEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
     """A dm_control suite task; observation parts are concatenated in the suite's order, (O,).
 
     A discount of 0 terminates. Diverged physics truncates, with the last sound observation, reward
@@ -51,7 +54,6 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._obs = np.zeros(len(self.obs_names), np.float32)
         # quadruped-escape asks dm_control for an OpenGL context on every reset, drawn or not.
         env.physics._make_rendering_contexts = lambda: None
-        self.mujoco_renderer: Any = None  # the name that Gymnasium's environments give it
 
     @property
     def model(self) -> Any:
@@ -72,7 +74,7 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._env.task.random.seed(seed)
         obs = self._flatten(self._env.reset())
         if self.model.nhfield:
-            self._free_renderer()  # it holds the terrain of the last episode
+            self.free_renderer()  # it holds the terrain of the last episode
         return obs, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -88,38 +90,15 @@ class DmControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         truncated = step.last() and not terminated
         return self._flatten(step), float(step.reward), terminated, truncated, {}
 
-    def render(self) -> np.ndarray | None:
-        """Return a picture from the first camera, (240, 320, 3) uint8; None if not asked for."""
-        if self.render_mode is None:
-            return None
-        if self.mujoco_renderer is None:
-            self.mujoco_renderer = _make_renderer(self.model, self.data)
-        picture: np.ndarray = self.mujoco_renderer.render("rgb_array")
-        return picture
-
     def close(self) -> None:
         """Free the drawing context and the simulation."""
-        self._free_renderer()
+        self.free_renderer()
         self._env.close()
-
-    def _free_renderer(self) -> None:
-        if self.mujoco_renderer is not None:
-            free_drawing(self.mujoco_renderer)
-            self.mujoco_renderer.close()
-            self.mujoco_renderer = None
 
     def _flatten(self, step: dm_env.TimeStep) -> np.ndarray:
         parts = [np.ravel(part) for part in step.observation.values()]
         self._obs = np.concatenate(parts).astype(np.float32)
         return self._obs
-
-
-def _make_renderer(model: Any, data: Any) -> Any:
-    # Not physics.render: its backend is fixed when dm_control is imported, which may be long ago.
-    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-
-    camera = 0 if model.ncam else -1
-    return MujocoRenderer(model, data, width=320, height=240, camera_id=camera)
 
 
 def _dm_suite() -> ModuleType:
@@ -128,6 +107,18 @@ def _dm_suite() -> ModuleType:
         warnings.filterwarnings("ignore", module="glfw")
         from dm_control import suite
     return suite
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what MuJoCo finds deprecated in dm_control's own models."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
@@ -142,7 +133,8 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     domain, _, name = task.partition("-")
     # lqr draws its masses and springs when it is loaded: fixed here, so that seeds are reproduced.
     task_kwargs = {"random": 0, "time_limit": math.inf}
-    env = _dm_suite().load(domain, name, task_kwargs=task_kwargs)
+    with _quiet():
+        env = _dm_suite().load(domain, name, task_kwargs=task_kwargs)
     env.task.random.seed()  # from the system, until somebody passes a seed to reset
     return TimeLimit(DmControlEnv(task, env, render), config.episode_frames or EPISODE_FRAMES)
 

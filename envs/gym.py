@@ -1,5 +1,7 @@
 """Gymnasium's own registry, `gym/<id>`, third-party packages that register there included."""
 
+import os
+
 import gymnasium
 
 from envs.config import EnvConfig
@@ -33,6 +35,8 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     known = gymnasium.registry.get(task)
     if render and known is not None and "mujoco" in str(known.entry_point):
         select_gl_backend()  # before mujoco is imported, which fails if MUJOCO_GL is unusable
+    if render:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory, not a window
     options = {"render_mode": "rgb_array"} if render else {}
     try:
         env = gymnasium.make(task, config.episode_frames, disable_env_checker=True, **options)

@@ -26,6 +26,15 @@ def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
     """
     if isinstance(config, str):
         config = EnvConfig(name=config)
+    try:
+        return _make(config, render)
+    except RenderingUnavailable as error:
+        if render:
+            raise
+        raise ValueError(f"env.obs=pixels: {error}") from error
+
+
+def _make(config: EnvConfig, render: bool) -> gymnasium.Env:
     pixels = config.obs == "pixels"
     suite, env = _load(config, render or pixels)
     check_actions(config.name, env)

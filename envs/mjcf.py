@@ -30,7 +30,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig
 from envs.registry import Suite
-from envs.rendering import free_drawing, select_gl_backend
+from envs.rendering import MujocoPictures, select_gl_backend
 from envs.spaces import number_labels
 
 EPISODE_FRAMES = 1000  # where the task file says nothing
@@ -41,7 +41,7 @@ DIVERGED = [  # warnings after which MuJoCo has reset the state
 ]
 
 
-class MujocoFileEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class MujocoFileEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
     """A MuJoCo model with the rewards and observations of a task file.
 
     Diverged physics truncates, with the last sound observation, reward 0 and the reason in
@@ -65,7 +65,6 @@ class MujocoFileEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.dt = self._steps * step
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
         self.render_mode = "rgb_array" if render else None
-        self.mujoco_renderer: Any = None  # the name that Gymnasium's environments give it
         self.action_space = _actuators(path, self.model)
         self._obs = np.zeros(0, np.float32)
         self.reset(seed=0)  # runs the task's functions once, so that mistakes show now
@@ -99,26 +98,9 @@ class MujocoFileEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._obs = self._observation()
         return self._obs.copy(), self._reward(), self._terminated(), False, {}
 
-    def render(self) -> np.ndarray | None:
-        """Return a picture from the first camera, (240, 320, 3) uint8; None if not asked for."""
-        if self.render_mode is None:
-            return None
-        if self.mujoco_renderer is None:
-            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-
-            camera = 0 if self.model.ncam else -1
-            self.mujoco_renderer = MujocoRenderer(
-                self.model, self.data, width=320, height=240, camera_id=camera
-            )
-        picture: np.ndarray = self.mujoco_renderer.render("rgb_array")
-        return picture
-
     def close(self) -> None:
         """Free the drawing context."""
-        if self.mujoco_renderer is not None:
-            free_drawing(self.mujoco_renderer)
-            self.mujoco_renderer.close()
-            self.mujoco_renderer = None
+        self.free_renderer()
 
     def _advance(self) -> None:
         """One env frame, after which positions of bodies and sensors belong to the new qpos."""

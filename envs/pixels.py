@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from envs.rendering import RenderingUnavailable, free_drawing, select_gl_backend
+from envs.rendering import RenderingUnavailable, first_camera, free_drawing, select_gl_backend
 
 SIZE = 64  # pixels of either side
 STACK = 3  # pictures of an observation
@@ -33,7 +33,7 @@ class PixelObservation(gymnasium.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode."""
         _, info = self.env.reset(seed=seed, options=options)
-        if getattr(getattr(self.unwrapped, "model", None), "nhfield", 0):
+        if self._drawing is not None and self._drawing.viewer.model.nhfield:
             self._forget_drawing()  # it holds the terrain of the last episode
         self._seen.extend([self._picture()] * STACK)
         return np.concatenate(self._seen), info
@@ -57,7 +57,7 @@ class PixelObservation(gymnasium.Wrapper):
     def _picture(self) -> np.ndarray:
         """The present state, (NUMBERS,) uint8."""
         native: Any = self.unwrapped
-        if hasattr(native, "model") and hasattr(native, "data"):
+        if type(getattr(native, "model", None)).__module__.startswith("mujoco"):
             if self._drawing is None:
                 self._drawing = SmallPictures(native.model, native.data)
             small = self._drawing.draw()
@@ -78,7 +78,6 @@ class SmallPictures:
     def __init__(self, model: Any, data: Any) -> None:
         """Raises RenderingUnavailable if nothing can be drawn on this machine."""
         select_gl_backend()
-        # Not mujoco.Renderer: its backend is fixed when mujoco is imported.
         from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
         from mujoco import mjtRndFlag
 
@@ -94,7 +93,7 @@ class SmallPictures:
             mjtRndFlag.mjRND_SKYBOX,
         ):
             self.viewer.scn.flags[costly] = 0
-        self._camera = 0 if model.ncam else -1
+        self._camera = first_camera(model)
 
     def draw(self) -> np.ndarray:
         """The present state from the first camera, (SIZE, SIZE, 3) uint8."""

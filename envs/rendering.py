@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+
 INSTALL_HINT = "install libegl1 or libosmesa6 (apt-get install libegl1 libgl1-mesa-dri)"
 
 # A broken driver can kill the process that tries it, so it is tried in one that may die.
@@ -50,6 +52,41 @@ def select_gl_backend() -> str:
             os.environ["MUJOCO_GL"] = backend
             return backend
     raise RenderingUnavailable(f"cannot render: neither EGL nor OSMesa works; {INSTALL_HINT}")
+
+
+class MujocoPictures:
+    """`render` and the freeing of what it needs, for environments that hold a MuJoCo simulation."""
+
+    render_mode: str | None
+    mujoco_renderer: Any = None  # the name that Gymnasium's environments give it
+
+    def render(self) -> np.ndarray | None:
+        """Return a picture from the first camera, (240, 320, 3) uint8; None if not asked for."""
+        if self.render_mode is None:
+            return None
+        if self.mujoco_renderer is None:
+            # Not dm_control's, nor MuJoCo's own: their backend is fixed when they are imported.
+            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+            model, data = self.model, self.data  # type: ignore[attr-defined]
+            camera = first_camera(model)
+            self.mujoco_renderer = MujocoRenderer(
+                model, data, width=320, height=240, camera_id=camera
+            )
+        picture: np.ndarray = self.mujoco_renderer.render("rgb_array")
+        return picture
+
+    def free_renderer(self) -> None:
+        """Free the drawing context; the next picture makes another."""
+        if self.mujoco_renderer is not None:
+            free_drawing(self.mujoco_renderer)
+            self.mujoco_renderer.close()
+            self.mujoco_renderer = None
+
+
+def first_camera(model: Any) -> int:
+    """The first camera of a MuJoCo model, or the free one (-1) if it has none."""
+    return 0 if model.ncam else -1
 
 
 def free_drawing(renderer: Any) -> None:

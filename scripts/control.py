@@ -276,7 +276,11 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
     model, spec = loaded.trained.model, loaded.spec
     path = loaded.folder.plots / f"plan-{stem}.png"
     obs = torch.from_numpy(np.stack(trace.obs)).to(loaded.device)
-    readout = principal_readout(model, obs) if spec.pictures else fit_readout(model, obs)
+    if spec.pictures:
+        readout = principal_readout(model, obs)
+    else:
+        names = spec.obs_names or [f"observation[{i}]" for i in range(spec.obs_dim)]
+        readout = fit_readout(model, obs, names)
     plan = trace.plans[step]
     horizon = plan.actions.shape[1]
     with torch.no_grad():
@@ -284,22 +288,9 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
             model, Reward(), loaded.trained.discount, plan.states[:, 0], plan.actions
         )
         virtual, rollout = readout(plan.states[0]).cpu(), readout(rolled[0]).cpu()
-    seen = obs[step : step + horizon + 1]
-    if spec.pictures:
-        with torch.no_grad():
-            happened = readout(model.encode(seen)).cpu()
-        names: Sequence[str] = [f"component {i + 1}" for i in readout.columns]
-        measure = "share"  # of the latents' variance
-    else:
-        happened = seen[:, readout.columns].cpu()
-        names = spec.obs_names or [f"observation[{i}]" for i in range(spec.obs_dim)]
-        measure = "R²"
-    labels = [
-        f"{names[column]}\n{measure} {quality:.2f}"
-        for column, quality in zip(readout.columns, readout.quality, strict=True)
-    ]
+    happened = readout.happened(model, obs[step : step + horizon + 1]).cpu()
     title = f"{spec.name}, {stem}: plan at control step {step}"
-    plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), labels, title)
+    plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), readout.labels, title)
     if not plan.diagnostics.trace:
         return [path]
     beside = loaded.folder.plots / f"iterations-{stem}.png"

@@ -232,7 +232,7 @@ def line_panels(
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
         if all(float(x).is_integer() for line in panel.lines for x in line.x):
-            axes.xaxis.set_major_locator(MaxNLocator(9 if columns == 1 else 4, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(10 if columns == 1 else 4, integer=True))
         if "x" in log:
             axes.set_xscale("log")
             places = sorted({x for line in panel.lines for x in line.x})

@@ -18,7 +18,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from envs import make_env, spec_of
 from scripts.engines import Engine, Job, LocalEngine
 from scripts.interrupts import noted_signals
 from scripts.metrics import read_column
@@ -29,7 +28,7 @@ from scripts.run_results import flat
 from scripts.settings import Settings, build, load, read_run_options, require_at_least
 from scripts.terminal import console as make_console
 from scripts.train import CHANGEABLE
-from scripts.training import require_trainable
+from scripts.training import trainable_spec
 from scripts.usage import UsageError, usage_errors
 
 PLACES = ("runs", "name")  # options that say where a run lies
@@ -132,7 +131,8 @@ def plan(files: Sequence[str], overrides: Sequence[str]) -> list[Member]:
     for member in members:
         if member.state == "waiting" and member.settings.env not in checked:
             checked.append(member.settings.env)
-            _check_env(member.settings)
+            with usage_errors():
+                trainable_spec(member.settings)
     return members
 
 
@@ -195,16 +195,6 @@ def _options_of(settings: Settings) -> dict[str, Any]:
     """All options, nested."""
     found: Any = OmegaConf.to_container(OmegaConf.structured(settings))
     return dict(found)
-
-
-def _check_env(settings: Settings) -> None:
-    """Raise UsageError unless the environment can be made and trained on."""
-    with usage_errors():
-        env = make_env(settings.env)
-        try:
-            require_trainable(settings, spec_of(env))
-        finally:
-            env.close()
 
 
 def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:

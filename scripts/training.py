@@ -52,7 +52,7 @@ class TrainingRun:
         """Writes nothing. Raises ValueError or UsageError for settings that cannot be trained."""
         self.settings, self.folder = settings, folder
         self.device = resolve_device(settings.device)
-        self.spec = _spec(settings)
+        self.spec = trainable_spec(settings)
         self.eval_envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
@@ -354,17 +354,14 @@ class TrainingRun:
             index -= 1
 
 
-def _spec(settings: Settings) -> EnvSpec:
-    """The spec of the environment, if it can be trained on. Raises ValueError."""
+def trainable_spec(settings: Settings) -> EnvSpec:
+    """The spec of the environment of a training.
+
+    Raises ValueError unless episodes end, fit the replay, and hold a window to learn from.
+    """
     probe = make_env(settings.env)
     spec = spec_of(probe)
     probe.close()
-    require_trainable(settings, spec)
-    return spec
-
-
-def require_trainable(settings: Settings, spec: EnvSpec) -> None:
-    """Raise ValueError unless episodes end, fit the replay, and hold a window to learn from."""
     if spec.episode_steps is None:
         raise ValueError(f"{spec.name} has no time limit; give it one, env.episode_frames=1000")
     # An episode of T control steps takes T + 1 rows, one that terminates T + loss.horizon.
@@ -379,6 +376,7 @@ def require_trainable(settings: Settings, spec: EnvSpec) -> None:
             f"loss.horizon must be at most the {spec.episode_steps} control steps of an episode, "
             f"got {settings.loss.horizon}"
         )
+    return spec
 
 
 def passed(every: int, count: int, last: int) -> bool:

@@ -125,6 +125,11 @@ def test_gymnasium_finds_nothing_to_complain_about(name):
     assert not [c for c in complaints if not any(words in c for words in expected)]
 
 
+def test_loading_says_nothing_about_models_that_are_not_ours(caplog):
+    make_env("dmc/cheetah-run").close()
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("name", DMC)
 def test_every_suite_task_is_as_its_spec_says_and_seeds(name):
     env = make_env(name)

@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from cli_helpers import DEBUG, telic
+from cli_helpers import DEBUG, start_telic, telic
 
-from envs import EnvConfig, RenderingUnavailable, make_env, spec_of
+from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend, spec_of
 from envs.pixels import NUMBERS, SIZE, STACK
 from scripts.collector import Collector, read_episode
 from world_models import (
@@ -27,9 +27,10 @@ TINY = ModelConfig(latent_dim=16, hidden_dim=32, bins=21)
 
 def make(name: str) -> gymnasium.Env:
     try:
-        return make_env(EnvConfig(name=name, obs="pixels"))
+        select_gl_backend()
     except RenderingUnavailable as error:
         pytest.skip(str(error))
+    return make_env(EnvConfig(name=name, obs="pixels"))
 
 
 def newest(obs: np.ndarray) -> np.ndarray:
@@ -176,6 +177,16 @@ def test_pictures_of_environments_in_processes_are_the_same() -> None:
     assert not np.array_equal(*both[0].obs)
     for one in both:
         one.close()
+
+
+def test_without_a_way_to_draw_it_is_refused_in_one_line(tmp_path: Path) -> None:
+    options = (*DEBUG, "env.obs=pixels", f"runs={tmp_path}")
+    process = start_telic("train", *options, MUJOCO_GL="bogus")
+    with process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and out == ""
+    assert err.startswith("error: env.obs=pixels: cannot render: MUJOCO_GL=bogus does not work")
+    assert err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_nonsense_is_refused() -> None:

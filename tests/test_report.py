@@ -5,11 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from cli_helpers import telic
 from omegaconf import OmegaConf
 
-from scripts.readout import fit_readout
+from scripts.readout import fit_readout, principal_readout
 from scripts.run_folder import RunFolder
 from scripts.run_results import find_runs, grouped
 from scripts.settings import Settings, load
@@ -93,11 +94,29 @@ def test_a_readout_finds_what_is_linear_in_the_latent() -> None:
     model = LatentModel(4, 1, ModelConfig(latent_dim=16, hidden_dim=16))
     # Two numbers that move, one that hardly does, and noise that no latent could tell.
     obs = torch.randn(500, 4) * torch.tensor([1.0, 1.0, 1e-6, 1.0])
-    readout = fit_readout(model, obs, count=2)
+    readout = fit_readout(model, obs, "abcd", count=2)
+    assert readout.columns is not None
     assert 2 not in readout.columns and len(readout.columns) == 2
+    assert torch.equal(readout.happened(model, obs), obs[:, readout.columns])
     with torch.no_grad():
         read = readout(model.encode(obs))
-    for i, (column, quality) in enumerate(zip(readout.columns, readout.quality, strict=True)):
+    for i, (column, label) in enumerate(zip(readout.columns, readout.labels, strict=True)):
         truth = obs[:, column]
         measured = 1 - ((read[:, i] - truth) ** 2).mean() / truth.var()
-        assert abs(measured - quality) < 1e-3
+        name, quality = label.split("\nR² ")
+        assert name == "abcd"[column] and abs(measured - float(quality)) < 6e-3
+
+
+def test_a_principal_readout_keeps_the_variance_that_it_says() -> None:
+    torch.manual_seed(0)
+    model = LatentModel(4, 1, ModelConfig(latent_dim=16, hidden_dim=16))
+    obs = 30.0 * torch.randn(500, 4)
+    readout = principal_readout(model, obs, count=2)
+    with torch.no_grad():
+        z = model.encode(obs)
+    read = readout.happened(model, obs)
+    torch.testing.assert_close(read, readout(z))
+    torch.testing.assert_close(read.mean(0), torch.zeros(2), atol=1e-4, rtol=0.0)
+    share = read.var(0) / z.var(0).sum()
+    found = [float(label.rpartition(" ")[2]) for label in readout.labels]
+    assert found == pytest.approx(share.tolist(), abs=6e-3) and found[0] > found[1] > 0.0
