@@ -66,6 +66,13 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         raise ValueError("this task has no scripted policy; use policy=smooth-random")
 
+    def outline(self) -> list[tuple[float, float, float]]:
+        """Walls for a picture of paths of the first two state numbers: squares, corner and width.
+
+        In the units of the state.
+        """
+        return []
+
     @property
     def success(self) -> bool:
         """Whether the present state counts as the goal."""

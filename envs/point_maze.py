@@ -74,7 +74,7 @@ class PointMaze(MujocoPictures, GoalTask):
         return bool(np.linalg.norm(state[:2] - goal[:2]) <= REACH)
 
     def outline(self) -> list[tuple[float, float, float]]:
-        """The walls as squares for a picture: lower left corner and width, in metres."""
+        """The walls, in metres."""
         maze, walls = self.maze_env.maze, []
         for row, line in enumerate(maze.maze_map):
             for column, kind in enumerate(line):

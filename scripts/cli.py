@@ -53,6 +53,14 @@ COMMANDS = {
             "telic sweep planner=grasp,mppi,cem seed=1,2,3 workers=2 runs=runs/planners",
         ),
     ),
+    "collect": Command(
+        "scripts.collect",
+        "record episodes, as data to train a world model on",
+        (
+            "telic collect env=goal/pointmaze-umaze policy=smooth-random episodes=2000",
+            "telic collect env=goal/pointmaze-medium episodes=5000 steps=200 seed=2",
+        ),
+    ),
     "control": Command(
         "scripts.control",
         "control with a trained model: return, latency, pictures of a plan, video",

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
@@ -198,6 +199,41 @@ def planner_table_plot(
     axes.grid(visible=False, axis="y")
     axes.set_ylim(-0.6, len(rows) - 0.4)
     _save(figure, path)
+
+
+def coverage_picture(
+    path: Path,
+    paths: Sequence[ArrayLike],
+    shown: int,
+    walls: Sequence[tuple[float, float, float]],
+    names: tuple[str, str],
+    title: str,
+) -> None:
+    """Draw where `paths` (T, 2) have been: how often on the left, the first `shown` on the right.
+
+    `walls` are squares: lower left corner and width.
+    """
+    figure, (left, right) = _figure(1, (9.0, 4.4), title, columns=2)
+    points = np.concatenate([np.asarray(one) for one in paths])
+    counts, x, y = np.histogram2d(points[:, 0], points[:, 1], bins=60)
+    seen = np.ma.masked_equal(counts.T, 0)
+    left.pcolormesh(x, y, seen, cmap="Blues", norm="log", rasterized=True)
+    left.set_title("visits, from few to many", loc="left", fontsize=9, color=FAINT)
+    for one in paths[:shown]:
+        right.plot(*np.asarray(one).T, color=OURS, lw=0.8, alpha=0.6)
+    right.set_title(f"{min(shown, len(paths))} episodes", loc="left", fontsize=9, color=FAINT)
+    for axes in (left, right):
+        draw_walls(axes, walls)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.grid(visible=False)
+    _save(figure, path)
+
+
+def draw_walls(axes: Axes, walls: Sequence[tuple[float, float, float]]) -> None:
+    """Draw squares, lower left corner and width, in equal scales."""
+    for x, y, width in walls:
+        axes.add_patch(Rectangle((x, y), width, width, facecolor=GRID, zorder=0))
+    axes.set_aspect("equal" if walls else "auto")
 
 
 def line_panels(
