@@ -73,6 +73,13 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         return []
 
+    def view(self) -> np.ndarray | None:
+        """The picture that an agent is given, (H, W, 3) uint8: the state and no sign of the goal.
+
+        MuJoCo tasks need none: their pictures come from the simulation.
+        """
+        return self.render()  # type: ignore[return-value]
+
     @property
     def success(self) -> bool:
         """Whether the present state counts as the goal."""
@@ -123,11 +130,11 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
         raise unknown_environment(config.name)
     try:
         make: Callable[[str, bool], GoalTask] = getattr(import_module(spec.module), spec.make)
+        env = make(spec.variant, render)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{config.name} needs the Python package {error.name!r}: {EXTRA}"
         ) from error
-    env = make(spec.variant, render)
     frames = spec.episode_steps * (config.action_repeat or env.action_repeat)
     return TimeLimit(env, config.episode_frames or frames)
 

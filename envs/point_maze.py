@@ -6,16 +6,21 @@ from contextlib import redirect_stderr
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 
 from envs.goals import GoalTask, unbounded
-from envs.rendering import MujocoPictures, select_gl_backend
+from envs.rendering import MARKS, MujocoPictures, select_gl_backend
 
 NAMES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 REACH = 0.45  # metres, the package's own rule; a cell of the maze is 1 m wide
 SCATTER = 0.25  # metres to either side of the middle of a cell
 FAR = 0.8  # of the longest way in the maze, which start and goal are apart at least
 FRAME = 0.01  # seconds
+HEIGHT = 10.0  # metres, of the camera above the floor
+BALL = 0.2  # metres, the radius that is drawn; that of the ball is 0.1
+BALL_SHARE = 0.03  # of the side of a picture, which that radius is at least
+ABOVE_WALLS = 1.0  # metres, where the ball is drawn, so that none hides it
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
@@ -28,6 +33,7 @@ class PointMaze(MujocoPictures, GoalTask):
     obs_names = ("x", "y", "velocity x", "velocity y")
     dt = FRAME
     action_repeat = 5
+    shows_marks = True
 
     def __init__(self, size: str, render: bool) -> None:
         if render:
@@ -39,6 +45,7 @@ class PointMaze(MujocoPictures, GoalTask):
         self.render_mode = "rgb_array" if render else None
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / FRAME)}
         self.observation_space, self.action_space = unbounded(4), self._point.action_space
+        self._draw_from_above()
         self.cells = free_cells(self.maze_env.maze.maze_map)
         ways = way_lengths(self.cells)
         self._far = np.argwhere(ways >= FAR * ways.max())
@@ -50,14 +57,13 @@ class PointMaze(MujocoPictures, GoalTask):
 
     def restore(self, state: np.ndarray) -> np.ndarray:
         """Set position and velocity."""
-        self.maze_env.goal = self.goal[:2]
-        self.maze_env.update_target_site_pos()
         self._point.set_state(state[:2], state[2:])
         return state.astype(np.float32)
 
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Push the ball for 0.01 s."""
         obs: np.ndarray = self._point.step(action)[0]
+        mujoco.mj_kinematics(self.model, self.data)  # so that a picture shows this very state
         return obs.astype(np.float32)
 
     def draw_state(self, rng: np.random.Generator) -> np.ndarray:
@@ -83,10 +89,32 @@ class PointMaze(MujocoPictures, GoalTask):
                     walls.append((x - 0.5, y - 0.5, 1.0))
         return walls
 
+    def render(self) -> np.ndarray | None:
+        """The maze, the ball and where it shall be, (240, 320, 3) uint8; None if not asked for."""
+        self.model.site("target").pos[:2] = self.goal[:2]
+        mujoco.mj_kinematics(self.model, self.data)
+        return super().render()
+
     def close(self) -> None:
         """Free the drawing context and the simulation."""
         self.free_renderer()
         self.maze_env.close()
+
+    def _draw_from_above(self) -> None:
+        """Let every picture show the whole maze, straight from above and without perspective."""
+        side = max(np.array(self.maze_env.maze.maze_map).shape)
+        self.model.vis.global_.orthographic = 1
+        self.model.vis.global_.fovy = side  # of an orthographic camera in metres
+        self.free_camera = {
+            "azimuth": 90.0,
+            "elevation": -90.0,
+            "distance": HEIGHT,
+            "lookat": np.zeros(3),
+        }
+        ball = self.model.site("particle_site")
+        ball.size, ball.pos[2] = max(BALL, BALL_SHARE * side), ABOVE_WALLS
+        self.model.site_sameframe[ball.id] = 0  # it has a position of its own now
+        self.model.site("target").group = MARKS
 
     def _in_cell(self, cell: int, rng: np.random.Generator) -> np.ndarray:
         middle = self.maze_env.maze.cell_rowcol_to_xy(np.array(self.cells[cell]))
