@@ -117,6 +117,10 @@ class GoalSpec:
 TASKS = {
     f"pointmaze-{size}": GoalSpec("envs.point_maze", "PointMaze", size, 400)
     for size in ("umaze", "medium", "large")
+} | {
+    "push-t": GoalSpec("envs.push_t", "PushT", "", 300),
+    "reacher": GoalSpec("envs.goal_reacher", "GoalReacher", "", 500),
+    "two-rooms": GoalSpec("envs.two_rooms", "TwoRooms", "", 200),
 }
 
 
