@@ -61,8 +61,8 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
     def script(self, rng: np.random.Generator) -> Callable[[], np.ndarray]:
         """A collection policy for one episode, better than chance at covering the task.
 
-        It reads the present state and returns actions (A,) in [-1, 1]. Raises ValueError where the
-        task has none.
+        It reads the present state and returns actions (A,) in [-1, 1], float32. Raises ValueError
+        where the task has none.
         """
         raise ValueError("this task has no scripted policy; use policy=smooth-random")
 

@@ -191,7 +191,8 @@ class _Push:
         self._left -= 1
         stuck = self._pushing and not within_walls(state)
         self.over = self._left == 0 or stuck or (self._pushing and distance < AGENT)
-        return np.clip(self._speed * pull + rng.normal(0, NOISE, 2), -1, 1)
+        action = np.clip(self._speed * pull + rng.normal(0, NOISE, 2), -1, 1)
+        return action.astype(np.float32)
 
 
 def _simulation(state: np.ndarray) -> tuple[pymunk.Space, pymunk.Body, pymunk.Body]:

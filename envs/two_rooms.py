@@ -104,7 +104,7 @@ class TwoRooms(GoalTask):
                 goal = self.draw_state(rng)
             gap = next_corner(self._place, goal) - self._place
             pull = gap / max(STRIDE, float(np.linalg.norm(gap)))
-            return np.clip(pull + rng.normal(0, NOISE, 2), -1, 1)
+            return np.clip(pull + rng.normal(0, NOISE, 2), -1, 1).astype(np.float32)
 
         return act
 

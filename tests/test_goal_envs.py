@@ -114,7 +114,8 @@ def test_scripts_depend_on_their_generator_alone(task: str) -> None:
         act, actions = native.script(rng), []
         for _ in range(40):
             actions.append(act())
-            assert actions[-1].shape == (2,) and np.abs(actions[-1]).max() <= 1
+            assert actions[-1].shape == (2,) and actions[-1].dtype == np.float32
+            assert np.abs(actions[-1]).max() <= 1
             native.advance(actions[-1] * native.action_space.high)
         runs.append(np.array(actions))
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
