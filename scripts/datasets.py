@@ -22,6 +22,7 @@ from scripts.version import code_version
 from world_models import Episode
 
 FACTS = "telic.json"
+HELD_OUT = 20  # one in so many episodes, the first included, is not trained on: goals come from it
 
 
 @dataclass(frozen=True)

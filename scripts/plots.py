@@ -108,6 +108,21 @@ def learning_curve(
     _save(figure, path)
 
 
+def success_curve(path: Path, lines: Sequence[Line], x_label: str, title: str) -> None:
+    """Draw success rates from 0 to 1 with their bands."""
+    figure, (axes,) = _figure(1, (8.0, 4.2), title)
+    for i, line in enumerate(lines):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+        axes.plot(line.x, line.y, "o-", color=colour, lw=2.4, ms=5, label=line.label)
+    axes.set(xlabel=x_label, ylabel="success rate", ylim=(-0.02, 1.02))
+    axes.set_xlim(left=0)
+    if len(lines) > 1:
+        axes.legend(loc="best", frameon=False)
+    _save(figure, path)
+
+
 def plan_picture(
     path: Path,
     virtual_states: ArrayLike,

@@ -9,17 +9,26 @@ from world_models.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from world_models.goal import GoalModel, GoalModelConfig
+from world_models.goal_training import GOAL_METRICS, GoalLossConfig, GoalTrainer, window_length
 from world_models.latent import LatentModel, ModelConfig
 from world_models.networks import PictureEncoder
 from world_models.replay import Batch, Episode, Replay
 from world_models.training import METRICS, LossConfig, Trainer, discount_for
+from world_models.trajectories import GoalBatch, Trajectories
 
 __all__ = [
+    "GOAL_METRICS",
     "METRICS",
     "Batch",
     "Checkpoint",
     "CheckpointError",
     "Episode",
+    "GoalBatch",
+    "GoalLossConfig",
+    "GoalModel",
+    "GoalModelConfig",
+    "GoalTrainer",
     "LatentModel",
     "LinearQuadratic",
     "LossConfig",
@@ -29,10 +38,12 @@ __all__ = [
     "PointMass",
     "Replay",
     "Trainer",
+    "Trajectories",
     "discount_for",
     "double_integrator",
     "latest_checkpoint",
     "load_checkpoint",
     "prune_checkpoints",
     "save_checkpoint",
+    "window_length",
 ]
