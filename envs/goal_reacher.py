@@ -50,6 +50,11 @@ class GoalReacher(MujocoPictures, GoalTask):
         mujoco.mj_forward(self.model, self.data)
         return self._observation()
 
+    def state_of(self, obs: np.ndarray) -> np.ndarray:
+        """Angles and speeds."""
+        sine, cosine, wrist, *speeds = obs.astype(np.float64)
+        return np.array([np.arctan2(sine, cosine), wrist, *speeds])
+
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Turn the joints for 0.02 s."""
         self.data.ctrl[:] = action

@@ -43,6 +43,10 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
         """Put the simulation into `state` (S,); returns the observation (O,)."""
 
     @abstractmethod
+    def state_of(self, obs: np.ndarray) -> np.ndarray:
+        """The state (S,) that an observation (O,) of numbers shows; what it doesn't show is 0."""
+
+    @abstractmethod
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Apply a native action for one env frame; returns the observation (O,)."""
 

@@ -60,6 +60,10 @@ class PointMaze(MujocoPictures, GoalTask):
         self._point.set_state(state[:2], state[2:])
         return state.astype(np.float32)
 
+    def state_of(self, obs: np.ndarray) -> np.ndarray:
+        """Position and velocity, as they are seen."""
+        return obs.astype(np.float64)
+
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Push the ball for 0.01 s."""
         obs: np.ndarray = self._point.step(action)[0]

@@ -85,6 +85,13 @@ class PushT(GoalTask):
         turn = (np.sin(angle), np.cos(angle))
         return np.array([*places, *turn, vx / SPEED, vy / SPEED], np.float32)
 
+    def state_of(self, obs: np.ndarray) -> np.ndarray:
+        """Places in pixels, the block at rest."""
+        seen = obs.astype(np.float64)
+        x, y, block_x, block_y = (seen[:4] + 1) * (WINDOW / 2)
+        angle = np.arctan2(seen[4], seen[5])
+        return np.array([x, y, *(SPEED * seen[6:]), block_x, block_y, angle, 0.0, 0.0, 0.0])
+
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Draw the agent towards its target for 0.1 s."""
         space, agent, block = _simulation(self._state)

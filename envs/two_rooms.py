@@ -73,6 +73,10 @@ class TwoRooms(GoalTask):
         self._place = state.copy()
         return (self._place / (WORLD / 2) - 1).astype(np.float32)
 
+    def state_of(self, obs: np.ndarray) -> np.ndarray:
+        """The position in pixels."""
+        return (obs.astype(np.float64) + 1) * (WORLD / 2)
+
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Go as far as the action says, and no further than to the nearest wall."""
         length = float(np.linalg.norm(action))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scripts.agent_files import (
     load_model,
     require_same_task,
 )
+from scripts.datasets import HELD_OUT, Dataset, Recorded
 from scripts.options import Options, split_groups, stack
 from scripts.run_folder import RunFolder
 from scripts.settings import (
@@ -99,6 +101,15 @@ class LoadedGoalRun(Loaded):
     def device(self) -> torch.device:
         """Where the model is."""
         return self.trained.model.spread.device
+
+    def held_out(self) -> list[Recorded]:
+        """Recorded episodes that the training has not seen; none where goals need none.
+
+        Raises ValueError if the data is not there.
+        """
+        if self.settings.goal.source == "env":
+            return []
+        return list(islice(Dataset.open(Path(self.settings.data)).read(), 0, None, HELD_OUT))
 
 
 def open_run(

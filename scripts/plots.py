@@ -166,15 +166,19 @@ def decision_trace(
     latency_ms: ArrayLike,
     control_period_ms: float,
     title: str,
+    quantity: str = "reward",
 ) -> None:
-    """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step."""
+    """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step.
+
+    Or another `quantity`, of which no sum is taken.
+    """
     reward, latency = np.asarray(rewards, dtype=float), np.asarray(latency_ms, dtype=float)
     steps = np.arange(len(reward))
-    total = f"{title}: return {reward.sum():.1f}"
+    total = f"{title}: return {reward.sum():.1f}" if quantity == "reward" else title
     figure, (above, below) = _figure(2, (8.0, 4.6), total, share_x=True)
     above.fill_between(steps, reward, step="mid", color=OURS, alpha=0.18, lw=0)
     above.step(steps, reward, where="mid", color=OURS, lw=1.4)
-    above.set_ylabel("reward")
+    above.set_ylabel(quantity)
     late = latency > control_period_ms
     # A compiling first decision may take seconds; it mustn't flatten all others.
     top = 1.35 * max(control_period_ms, float(np.percentile(latency, 99)))
@@ -241,6 +245,34 @@ def coverage_picture(
         draw_walls(axes, walls)
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.grid(visible=False)
+    _save(figure, path)
+
+
+def path_picture(
+    path: Path,
+    paths: Mapping[str, ArrayLike],
+    goal: ArrayLike,
+    walls: Sequence[tuple[float, float, float]],
+    names: tuple[str, str],
+    title: str,
+) -> None:
+    """Draw a plan seen from above: named paths (T, 2), the first of which began first, a goal (2,).
+
+    `walls` are squares: lower left corner and width.
+    """
+    figure, (axes,) = _figure(1, (6.4, 5.6), title)
+    looks = ((FAINT, "-", 1.6, ""), (OURS, "-", 1.6, "."), (WARM, "--", 1.8, ""))
+    for (name, points), (colour, style, width, marker) in zip(paths.items(), looks, strict=True):
+        x, y = np.asarray(points).T
+        axes.plot(x, y, style, color=colour, lw=width, marker=marker, ms=6, label=name)
+    first = np.asarray(next(iter(paths.values())))[0]
+    axes.plot(*first, "o", color=INK, ms=8, label="start")
+    axes.plot(*np.asarray(goal), "*", color="#2e8b57", ms=16, label="goal")
+    draw_walls(axes, walls)
+    axes.set_aspect("equal")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.grid(visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _save(figure, path)
 
 
