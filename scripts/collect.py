@@ -85,8 +85,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         make_policy(settings, env, 0)  # finds out now if there is no script
         _make_folder(parts)
         lock.lock()
-        _same_collection(parts, facts)
     try:
+        _same_collection(parts, facts)
         with noted_signals() as stop:
             first = len(list(parts.glob("*.safetensors")))
             numbers = range(first, settings.episodes)
