@@ -260,7 +260,7 @@ def path_picture(
 
     `walls` are squares: lower left corner and width.
     """
-    figure, (axes,) = _figure(1, (6.4, 5.6), title)
+    figure, (axes,) = _figure(1, (8.6, 5.6), title)
     looks = ((FAINT, "-", 1.6, ""), (OURS, "-", 1.6, "."), (WARM, "--", 1.8, ""))
     for (name, points), (colour, style, width, marker) in zip(paths.items(), looks, strict=True):
         x, y = np.asarray(points).T

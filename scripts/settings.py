@@ -52,8 +52,8 @@ class ReplayConfig:
 class TrainConfig:
     """How long to train, and what to do on the way."""
 
-    objective: str = "reward"  # reward; or goal, which learns from data: other options, see there
     frames: int = 100_000  # env frames, action repeat included
+    objective: str = "reward"  # reward; or goal: learns from data, with options of its own
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     random_steps: int = 2_500  # control steps of random actions before the first update
@@ -137,8 +137,8 @@ class GoalConfig:
 class OfflineConfig:
     """How long to train on data, and what to do on the way."""
 
-    objective: str = "goal"  # goal; or reward, which learns while it controls: other options
     updates: int = 20_000  # of the model
+    objective: str = "goal"  # goal; or reward: learns while it controls, with options of its own
     eval_every: int = 5_000  # updates; 0: only at the end
     eval_episodes: int = 20  # episodes per evaluation
     checkpoint_every: int = 2_000  # updates

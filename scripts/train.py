@@ -219,7 +219,7 @@ def _with_progress(run: Run, console: Console, interrupted: Callable[[], bool]) 
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        _Rate(run.unit),
+        _Rate(run.unit.split()[-1]),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
