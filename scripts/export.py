@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
-from scripts.loading import open_run
+from scripts.loading import LoadedGoalRun, open_any_run
 from scripts.option_help import layout, option_rows
 from scripts.run_folder import RunFolder
 from scripts.settings import load
@@ -39,16 +39,19 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
     settings = load(ExportSettings, files, overrides)
-    loaded = open_run(settings.run, settings.checkpoint, "cpu", {})
+    loaded = open_any_run(settings.run, settings.checkpoint, "cpu", {})
     path = Path(settings.out) if settings.out else Path("checkpoints") / loaded.folder.name
     trained = loaded.trained
+    done, unit = int(trained.checkpoint.meta["frames"]), "env frames"
+    if isinstance(loaded, LoadedGoalRun):
+        unit = "updates"
     if RunFolder(path).config.exists():
         raise UsageError(f"{path} already holds a run; choose another out=")
     with usage_errors():
         folder = RunFolder.create(path, OmegaConf.to_yaml(OmegaConf.create(loaded.options)))
     try:
         meta = {k: v for k, v in trained.checkpoint.meta.items() if k not in OF_TRAINING}
-        name = f"{trained.frames:09d}"
+        name = f"{done:09d}"
         tensors = {"model": trained.model.state_dict()}
         save_checkpoint(folder.checkpoints / name, tensors, meta)
         evaluations = path / "evaluations"
@@ -59,6 +62,6 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         folder.release()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     console = make_console()
-    console.print(f"{path}: {size / 1e6:.2f} MB, {loaded.spec.name} of {trained.frames} env frames")
+    console.print(f"{path}: {size / 1e6:.2f} MB, {loaded.spec.name} of {done} {unit}")
     console.print(f"  telic control run={shlex.quote(str(path))}")
     return 0

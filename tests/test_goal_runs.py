@@ -187,9 +187,26 @@ def test_control_says_whether_the_goal_was_reached_and_draws_the_way(run: Path) 
         assert picture.stat().st_size > 10_000
 
 
-def test_commands_for_reward_refuse_a_run_for_goals(run: Path) -> None:
+def test_commands_for_one_kind_of_run_refuse_the_other(run: Path) -> None:
     assert "was trained for goals" in telic("evaluate", f"run={run}").error
-    assert "was trained for goals" in telic("export", f"run={run}").error
+    reward = Path(__file__).parent.parent / "checkpoints" / "walker-walk"
+    words = ("benchmark", "suite=goals", f"runs={reward}")
+    assert "was trained for reward, not with train.objective=goal" in telic(*words).error
+
+
+def test_reports_show_success_over_updates(run: Path) -> None:
+    out = telic("report", f"run={run}").out
+    assert "updates" in out and "success" in out and "telic benchmark suite=goals" in out
+
+
+def test_an_exported_model_controls_without_data(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shared"
+    result = telic("export", f"run={run}", f"out={path}")
+    assert result.code == 0 and "goal/two-rooms of 40 updates" in result.out
+    shutil.copytree(path, tmp_path / "elsewhere")
+    result = telic("control", f"run={tmp_path / 'elsewhere'}", "planner=policy")
+    assert result.code == 0, result.err
+    assert "holds an exported model" in telic("train", f"resume={path}", "train.updates=50").error
 
 
 def test_goals_come_from_episodes_that_were_not_trained_on(data: Path) -> None:
