@@ -320,23 +320,46 @@ class Goals(Suite):
         yield f"{title}\n\n{table(heading, lines)}"
 
     def draw(self, rows: Rows, folder: Path) -> None:
-        """Success over the horizon of open-loop plans, a picture per run with a panel a budget."""
+        """A picture per run: goals reached within so many steps, and over the horizon of plans."""
+        settings = self.settings
         for number, (run, loaded) in enumerate(self.loaded.items(), 1):
-            panels = []
-            for kind, budgets in (("closed", self.settings.closed), ("open", self.settings.open)):
-                for ms in budgets:
-                    lines: list[Line] = []
-                    for name in self.choice.names:
-                        points = [
-                            (row["cell"]["horizon"], *_tuple(rate(row["result"])))
-                            for row in select(rows, run=run, kind=kind, planner=name, ms=ms)
-                            if "reached" in row["result"]
-                        ]
-                        lines += lines_through(name, sorted(points))
-                    title = f"{kind} loop, {ms:g} ms per decision"
-                    panels.append(Panel(title, "horizon H", "success", lines))
+            found = [row for row in select(rows, run=run) if "reached" in row["result"]]
+            panels = [
+                self._within(select(found, kind="closed", ms=ms, horizon=h), f"closed loop, {at}")
+                for ms in settings.closed
+                for h in settings.horizons
+                for at in [f"{ms:g} ms per decision, H = {h}"]
+            ]
+            for ms in settings.open:
+                chosen, title = select(found, kind="open", ms=ms), f"open loop, {ms:g} ms per plan"
+                if len(settings.spans) > 1:
+                    panels.append(self._over_horizon(chosen, title))
+                else:
+                    panels.append(self._within(chosen, f"{title}, H = {settings.spans[0]}"))
             path = folder / f"goals-{number}-{loaded.folder.name}.png"
             line_panels(path, panels, f"{loaded.spec.name}: {loaded.folder.name}")
+
+    def _within(self, rows: Rows, title: str) -> Panel:
+        """Share of the goals reached within so many control steps."""
+        lines = []
+        for row in rows:
+            reached = [one for one in row["result"]["reached"] if one is not None]
+            count = len(row["result"]["reached"])
+            steps = sorted({0, *reached})
+            shares = [sum(one <= step for one in reached) / count for step in steps]
+            lines.append(Line(row["cell"]["planner"], steps, shares))
+        return Panel(title, "control steps", "goals reached", lines)
+
+    def _over_horizon(self, rows: Rows, title: str) -> Panel:
+        """Success with its interval over the horizon."""
+        lines: list[Line] = []
+        for name in self.choice.names:
+            points = [
+                (row["cell"]["horizon"], *_tuple(rate(row["result"])))
+                for row in select(rows, planner=name)
+            ]
+            lines += lines_through(name, sorted(points))
+        return Panel(title, "horizon H", "goals reached", lines)
 
 
 def reached_in_model(
