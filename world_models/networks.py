@@ -43,6 +43,21 @@ class MLP(nn.Module):
         return last(x)
 
 
+class VectorEncoder(MLP):
+    """An MLP that also sees the sine and cosine of every number.
+
+    Angles of joints without limits grow with every turn. To a plain network an arm that has turned
+    once is somewhere else, and beyond what starts show it knows nothing.
+    """
+
+    def __init__(self, numbers: int, *sizes: int) -> None:
+        super().__init__(3 * numbers, *sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., numbers) -> (..., last size)."""
+        return super().forward(torch.cat([x, x.sin(), x.cos()], -1))
+
+
 class PictureEncoder(nn.Module):
     """Three convolutions and a linear layer, for stacked pictures of 64 x 64.
 
