@@ -130,6 +130,7 @@ def test_an_encoder_sees_numbers_with_their_sine_and_cosine(rng: Any) -> None:
         encoder.layers[0].weight[:, :2] = 0.0
     torch.testing.assert_close(encoder(x), encoder(x + 4 * np.pi), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(encoder(x), encoder(x + np.pi))
+    assert isinstance(LatentModel(2, 1, ModelConfig(waves=True)).encoder, VectorEncoder)
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ class VectorEncoder(MLP):
     """An MLP that also sees the sine and cosine of every number.
 
     Angles of joints without limits grow with every turn. To a plain network an arm that has turned
-    once is somewhere else, and beyond what starts show it knows nothing.
+    once is somewhere else, and beyond what starts show it knows nothing. Not for fast movements:
+    the sine of a large velocity is noise.
     """
 
     def __init__(self, numbers: int, *sizes: int) -> None:
