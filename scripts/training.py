@@ -33,6 +33,7 @@ from world_models import (
     PictureEncoder,
     Replay,
     Trainer,
+    VectorEncoder,
     discount_for,
     prune_checkpoints,
     save_checkpoint,
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 10_000_000  # of the first episode of every evaluation during training
 LITTLE = 0.01  # share of the range of rewards up to which one counts as none
-EXAMPLES = 256  # pictures whose mean is taken
+EXAMPLES = 256  # windows that an encoder is fitted to before the first update
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
 
@@ -122,6 +123,8 @@ class TrainingRun:
                 self.learning = True
                 if isinstance(self.model.encoder, PictureEncoder):
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
+                elif isinstance(self.model.encoder, VectorEncoder):
+                    self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
                 self._update(self.settings.train.first_updates)
             with self.stopwatch.measure("decide"):
                 actions = self._act()

@@ -1,5 +1,6 @@
 """The latent model, its losses and its trainer: against plain implementations and closed forms."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -118,18 +119,22 @@ def test_an_ensemble_is_so_many_networks(rng: Any) -> None:
 # ---- model
 
 
-def test_an_encoder_sees_numbers_with_their_sine_and_cosine(rng: Any) -> None:
+def test_an_encoder_sees_slow_numbers_with_their_sine_and_cosine() -> None:
     encoder = VectorEncoder(2, 5, 3)
     x = torch.tensor([0.3, -1.2])
-    waves = torch.cat([x, x.sin(), x.cos()])
-    plain = MLP(6, 5, 3)
-    plain.load_state_dict(encoder.state_dict())
-    torch.testing.assert_close(encoder(x), plain(waves))
+    plain, nothing = MLP(6, 5, 3), torch.zeros(2)
+    plain.load_state_dict({k: v for k, v in encoder.state_dict().items() if k != "slow"})
+    torch.testing.assert_close(encoder(x), plain(torch.cat([x, nothing, nothing])))
+    # An angle at 0.4 a step, and a velocity that changes by 0.6.
+    steps = torch.arange(4.0)[:, None, None].expand(4, 7, 1)
+    encoder.fit(torch.cat([0.4 * steps, -0.6 * steps], -1))
+    waves = torch.tensor([math.sin(0.3), 0.0, math.cos(0.3), 0.0])
+    torch.testing.assert_close(encoder(x), plain(torch.cat([x, waves])))
     # An arm that has turned twice looks the same to weights that look at waves alone.
     with torch.no_grad():
         encoder.layers[0].weight[:, :2] = 0.0
-    torch.testing.assert_close(encoder(x), encoder(x + 4 * np.pi), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(encoder(x), encoder(x + np.pi))
+    torch.testing.assert_close(encoder(x), encoder(x + 4 * math.pi), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(encoder(x), encoder(x + math.pi))
     assert isinstance(LatentModel(2, 1, ModelConfig(waves=True)).encoder, VectorEncoder)
 
 

@@ -10,7 +10,7 @@ from world_models.checkpoint import (
     save_checkpoint,
 )
 from world_models.latent import LatentModel, ModelConfig
-from world_models.networks import PictureEncoder
+from world_models.networks import PictureEncoder, VectorEncoder
 from world_models.replay import Batch, Episode, Replay
 from world_models.training import METRICS, LossConfig, Trainer, discount_for
 
@@ -29,6 +29,7 @@ __all__ = [
     "PointMass",
     "Replay",
     "Trainer",
+    "VectorEncoder",
     "discount_for",
     "double_integrator",
     "latest_checkpoint",
