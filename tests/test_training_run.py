@@ -395,4 +395,6 @@ def test_every_so_many_episodes_one_has_no_exploration_noise(
     steps = ("train.frames=600", "train.random_steps=150", "train.eval_every=0")
     done = telic("train", *DEBUG, *steps, "train.greedy_every=3", f"runs={tmp_path}")
     assert done.code == 0, done.err
-    assert as_planned == {3: {True}, 4: {False}, 5: {False}}
+    # With noise an action may still be the planned one, at a bound.
+    assert set(as_planned) == {3, 4, 5} and as_planned[3] == {True}
+    assert False in as_planned[4] and False in as_planned[5]
