@@ -69,8 +69,7 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()
         }
         spec = EnvSpec(**env)
-        # Models of versions without that option averaged symlogs.
-        model = make_model(spec, ModelConfig(**{"linear": False, **meta["model"]}))
+        model = make_model(spec, ModelConfig(**meta["model"]))
         model.load_state_dict(checkpoint.tensors["model"])
         frames, discount = int(meta["frames"]), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])

@@ -19,15 +19,13 @@ from safetensors.torch import load_file
 from agents import MPCAgent, Protocol
 from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
-from scripts.agent_files import load_model
 from scripts.collector import RandomActions, Unfinished, read_episode
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
 from scripts.training import TrainingRun, passed
-from world_models import Episode, latest_checkpoint, load_checkpoint
+from world_models import Episode, load_checkpoint
 
-ROOT = Path(__file__).parents[1]
 PNG = b"\x89PNG\r\n\x1a\n"
 FEW = ("train.frames=140", "train.random_steps=40", "train.eval_every=0", "train.eval_episodes=1")
 
@@ -265,14 +263,6 @@ def test_an_exported_model_controls_as_its_run_does_and_cannot_be_trained(
     assert "cannot be trained on" in telic("train", f"resume={out}", "train.frames=500").error
     again = telic("export", f"run={run}", f"out={out}")
     assert again.error == f"{out} already holds a run; choose another out="
-
-
-def test_models_that_averaged_symlogs_still_do() -> None:
-    """Their stored predictions are repeated; a new model averages numbers."""
-    path = latest_checkpoint(ROOT / "checkpoints" / "reacher-easy" / "checkpoints")
-    assert "linear" not in load_checkpoint(path).meta["model"]
-    assert not load_model(path, torch.device("cpu")).model.config.linear
-    assert load(Settings).model.linear
 
 
 def test_environments_side_by_side_share_plans_and_have_episodes_of_their_own(

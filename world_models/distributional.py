@@ -19,7 +19,7 @@ def symexp(x: Tensor) -> Tensor:
     return x.sign() * x.abs().expm1()
 
 
-def two_hot(x: Tensor, bins: Tensor, linear: bool = True) -> Tensor:
+def two_hot(x: Tensor, bins: Tensor, linear: bool = False) -> Tensor:
     """Weights (..., K) on the two of K bins around symlog(x); x (...) is clamped to their range.
 
     What they average to is x, as `expectation` averages.
@@ -32,7 +32,7 @@ def two_hot(x: Tensor, bins: Tensor, linear: bool = True) -> Tensor:
     return torch.minimum(rising, falling).clamp(0.0, 1.0)
 
 
-def expectation(logits: Tensor, bins: Tensor, linear: bool = True) -> Tensor:
+def expectation(logits: Tensor, bins: Tensor, linear: bool = False) -> Tensor:
     """The number that logits (..., K) over bins (K,) stand for: (...).
 
     With `linear` the mean of the distribution. Otherwise symlogs are averaged, which says hardly
@@ -42,6 +42,6 @@ def expectation(logits: Tensor, bins: Tensor, linear: bool = True) -> Tensor:
     return weights @ symexp(bins) if linear else symexp(weights @ bins)
 
 
-def cross_entropy(logits: Tensor, x: Tensor, bins: Tensor, linear: bool = True) -> Tensor:
+def cross_entropy(logits: Tensor, x: Tensor, bins: Tensor, linear: bool = False) -> Tensor:
     """-sum_k two_hot(x)_k log softmax(logits)_k: logits (..., K), x (...) -> (...)."""
     return -(two_hot(x, bins, linear) * logits.log_softmax(-1)).sum(-1)
