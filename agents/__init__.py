@@ -2,6 +2,17 @@
 
 from agents.agent import AgentConfig, Memory, MPCAgent
 from agents.episodes import EpisodeRecord, run_episodes
-from agents.protocol import Protocol
+from agents.goal_episodes import GoalRecord, run_goal_episodes
+from agents.protocol import GoalProtocol, Protocol
 
-__all__ = ["AgentConfig", "EpisodeRecord", "MPCAgent", "Memory", "Protocol", "run_episodes"]
+__all__ = [
+    "AgentConfig",
+    "EpisodeRecord",
+    "GoalProtocol",
+    "GoalRecord",
+    "MPCAgent",
+    "Memory",
+    "Protocol",
+    "run_episodes",
+    "run_goal_episodes",
+]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,5 +26,27 @@ class Protocol:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that stand for all fields."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _hash(asdict(self))
+
+
+@dataclass(frozen=True)
+class GoalProtocol:
+    """What was run towards goals, in a form that can be hashed."""
+
+    env: str
+    action_repeat: int  # env frames per control step
+    episode_steps: int  # time limit in control steps, of closed loops
+    seeds: tuple[int, ...]  # of the environment, one start and goal each
+    goals: Mapping[str, Any]  # where goals come from
+    replan_every: int  # control steps, of closed loops
+    success: str = "the task's rule is met at any control step"
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that stand for all fields."""
+        return _hash(asdict(self))
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -101,7 +101,8 @@ class DmControlEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
         return self._obs
 
 
-def _dm_suite() -> ModuleType:
+def dm_suite() -> ModuleType:
+    """dm_control's suite, imported without its complaint that there is no display."""
     with warnings.catch_warnings():
         # dm_control initialises glfw on import, which complains where there is no display.
         warnings.filterwarnings("ignore", module="glfw")
@@ -134,14 +135,14 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     # lqr draws its masses and springs when it is loaded: fixed here, so that seeds are reproduced.
     task_kwargs = {"random": 0, "time_limit": math.inf}
     with _quiet():
-        env = _dm_suite().load(domain, name, task_kwargs=task_kwargs)
+        env = dm_suite().load(domain, name, task_kwargs=task_kwargs)
     env.task.random.seed()  # from the system, until somebody passes a seed to reset
     return TimeLimit(DmControlEnv(task, env, render), config.episode_frames or EPISODE_FRAMES)
 
 
 def tasks() -> list[str]:
     """Return every task of the suite as "<domain>-<task>"."""
-    return [f"{domain}-{task}" for domain, task in _dm_suite().ALL_TASKS]
+    return [f"{domain}-{task}" for domain, task in dm_suite().ALL_TASKS]
 
 
 def canonical(task: str) -> str:

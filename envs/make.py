@@ -82,7 +82,8 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     prefix, _, task = config.name.partition("/")
     actions, choices = env.action_space, choices_of(env.action_space)
     box = actions if isinstance(actions, spaces.Box) else spaces.Box(0.0, 1.0, (0,))
-    repeat = config.action_repeat or suite.action_repeat
+    usual = getattr(env.unwrapped, "action_repeat", suite.action_repeat)
+    repeat = config.action_repeat or usual
     frames = env.spec.max_episode_steps if env.spec else config.episode_frames
     labels = None
     if config.obs == "state":

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
+from envs.goals import GoalTask
 from envs.rendering import RenderingUnavailable, first_camera, free_drawing, select_gl_backend
 
 SIZE = 64  # pixels of either side
@@ -19,6 +20,7 @@ class PixelObservation(gymnasium.Wrapper):
     """Observations become the last STACK pictures, oldest first: (STACK * 3 * SIZE * SIZE,) uint8.
 
     Each picture is channels first, (3, SIZE, SIZE). An episode begins with STACK times the same.
+    The goal of a `GoalTask` is STACK times its picture.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -35,6 +37,8 @@ class PixelObservation(gymnasium.Wrapper):
         _, info = self.env.reset(seed=seed, options=options)
         if self._drawing is not None and self._drawing.viewer.model.nhfield:
             self._forget_drawing()  # it holds the terrain of the last episode
+        if isinstance(self.unwrapped, GoalTask):
+            info = {**info, "goal": self._goal(self.unwrapped)}
         self._seen.extend([self._picture()] * STACK)
         return np.concatenate(self._seen), info
 
@@ -49,6 +53,14 @@ class PixelObservation(gymnasium.Wrapper):
         self._forget_drawing()
         super().close()
 
+    def _goal(self, task: GoalTask) -> np.ndarray:
+        """The goal as an observation, (STACK * NUMBERS,) uint8."""
+        start = task.state
+        task.restore(task.goal)
+        picture = self._picture()
+        task.restore(start)
+        return np.tile(picture, STACK)
+
     def _forget_drawing(self) -> None:
         if self._drawing is not None:
             self._drawing.close()
@@ -59,10 +71,11 @@ class PixelObservation(gymnasium.Wrapper):
         native: Any = self.unwrapped
         if type(getattr(native, "model", None)).__module__.startswith("mujoco"):
             if self._drawing is None:
-                self._drawing = SmallPictures(native.model, native.data)
+                camera = getattr(native, "free_camera", None)
+                self._drawing = SmallPictures(native.model, native.data, camera)
             small = self._drawing.draw()
         else:
-            large = self.env.render()
+            large = native.view() if isinstance(native, GoalTask) else self.env.render()
             if not isinstance(large, np.ndarray):
                 raise RenderingUnavailable(f"cannot render: {self.env} gives no pictures")
             small = np.asarray(Image.fromarray(large).resize((SIZE, SIZE), Image.Resampling.BOX))
@@ -75,8 +88,10 @@ class SmallPictures:
     On two cores without a GPU a picture of cartpole takes 1 ms, with all of that 40.
     """
 
-    def __init__(self, model: Any, data: Any) -> None:
-        """Raises RenderingUnavailable if nothing can be drawn on this machine."""
+    def __init__(self, model: Any, data: Any, free_camera: dict[str, Any] | None = None) -> None:
+        """`free_camera` has settings of MuJoCo's free camera, used if the model has no other.
+
+        Raises RenderingUnavailable if nothing can be drawn on this machine."""
         select_gl_backend()
         from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
         from mujoco import mjtRndFlag
@@ -93,6 +108,8 @@ class SmallPictures:
             mjtRndFlag.mjRND_SKYBOX,
         ):
             self.viewer.scn.flags[costly] = 0
+        for name, value in (free_camera or {}).items():
+            setattr(self.viewer.cam, name, value)
         self._camera = first_camera(model)
 
     def draw(self) -> np.ndarray:

@@ -19,6 +19,7 @@ BUILT_IN = (
     EntryPoint("dmc", "envs.dmc:SUITE", GROUP),
     EntryPoint("gym", "envs.gym:SUITE", GROUP),
     EntryPoint("mujoco", "envs.mjcf:SUITE", GROUP),
+    EntryPoint("goal", "envs.goals:SUITE", GROUP),
 )
 Loader = Callable[[str, EnvConfig, bool], gymnasium.Env]
 

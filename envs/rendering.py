@@ -19,6 +19,9 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 150)
 """
 
 
+MARKS = 4  # the group of geoms and sites that people are shown and agents are not
+
+
 class RenderingUnavailable(RuntimeError):
     """No picture can be made on this machine; the message is one line and says what to install."""
 
@@ -59,6 +62,8 @@ class MujocoPictures:
 
     render_mode: str | None
     mujoco_renderer: Any = None  # the name that Gymnasium's environments give it
+    free_camera: dict[str, Any] | None = None  # settings of MuJoCo's, where a model has no other
+    shows_marks = False
 
     def render(self) -> np.ndarray | None:
         """Return a picture from the first camera, (240, 320, 3) uint8; None if not asked for."""
@@ -71,8 +76,12 @@ class MujocoPictures:
             model, data = self.model, self.data  # type: ignore[attr-defined]
             camera = first_camera(model)
             self.mujoco_renderer = MujocoRenderer(
-                model, data, width=320, height=240, camera_id=camera
+                model, data, self.free_camera, width=320, height=240, camera_id=camera
             )
+            if self.shows_marks:
+                self.mujoco_renderer.render("rgb_array")  # which makes the viewer
+                seen = self.mujoco_renderer.viewer.vopt
+                seen.geomgroup[MARKS] = seen.sitegroup[MARKS] = 1
         picture: np.ndarray = self.mujoco_renderer.render("rgb_array")
         return picture
 

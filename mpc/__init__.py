@@ -11,7 +11,7 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.objectives import Effort, GoalDistance, Reward, Weighted
+from mpc.objectives import Effort, GoalDistance, Reward, TemporalDistance, Weighted
 from mpc.planner import Planner, PlannerConfig
 from mpc.registry import PLANNERS, Registry, make_planner, nearest, register
 from mpc.rollout import trajectory_cost
@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "Registry",
     "Reward",
+    "TemporalDistance",
     "Transition",
     "WarmStart",
     "Weighted",

@@ -80,6 +80,10 @@ class WorldModel(nn.Module):
         """Observation of a latent: (..., Z) -> (..., O)."""
         raise self._lacks("decode")
 
+    def distance(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Control steps that it takes from `z` to `goal`: (..., Z) both -> (...)."""
+        raise self._lacks("distance")
+
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Everything about one control step in one call; override it to share computation."""
         reward = self.reward(z, a) if self.supports("reward") else None
@@ -119,6 +123,10 @@ class Objective(ABC):
         """Latent (B, Z) that a path should end in, if the objective has one."""
         return None
 
+    def judges(self, model: WorldModel) -> bool:
+        """Whether the terminal cost stands for all that would come after the horizon."""
+        return False
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -136,6 +144,11 @@ class Problem:
         expect("state", self.state, None, self.model.history * self.model.latent_dim)
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1 control step, got {self.horizon}")
+
+    @property
+    def judged(self) -> bool:
+        """Whether the terminal cost stands for all that would come after the horizon."""
+        return self.objective.judges(self.model)
 
     @property
     def batch(self) -> int:

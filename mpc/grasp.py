@@ -242,7 +242,7 @@ class Grasp(Planner[GraspConfig]):
         """Iterations between synchronisations, 0 for never."""
         if self.config.sync_every is not None:
             return self.config.sync_every
-        return 0 if problem.model.supports("value") else 1
+        return 0 if problem.judged else 1
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
         """Rows (B,) bool whose plan is chosen without a rollout."""
@@ -266,7 +266,7 @@ class Grasp(Planner[GraspConfig]):
 
     def _looks_ahead(self, problem: Problem) -> bool:
         cfg = self.config
-        judged = cfg.shaping > 0 and problem.model.supports("value")
+        judged = cfg.shaping > 0 and problem.judged
         return cfg.select == "lookahead" or (cfg.select == "auto" and judged)
 
     def _start(

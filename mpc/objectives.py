@@ -11,6 +11,11 @@ from torch import Tensor
 from mpc.contracts import Objective, Transition, WorldModel
 
 
+def beside(goal: Tensor, z: Tensor) -> Tensor:
+    """`goal` (B, Z) with room for the candidate, restart and time axes of z (B, ..., Z)."""
+    return goal.view(goal.shape[0], *(1,) * (z.dim() - 2), goal.shape[-1])
+
+
 @dataclass(frozen=True)
 class Reward(Objective):
     """Minus the predicted return: stage -r(z, a), terminal -V(z) where the model has a value."""
@@ -23,7 +28,11 @@ class Reward(Objective):
 
     def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
         """-V(z), (...)."""
-        return -model.value(z) if model.supports("value") else torch.zeros_like(z[..., 0])
+        return -model.value(z) if self.judges(model) else torch.zeros_like(z[..., 0])
+
+    def judges(self, model: WorldModel) -> bool:
+        """Whether the model has a value."""
+        return model.supports("value")
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,30 @@ class GoalDistance(Objective):
         return self.target
 
     def _distance(self, z: Tensor) -> Tensor:
-        # Candidate, restart and time axes stand between B and Z.
-        target = self.target.view(
-            self.target.shape[0], *(1,) * (z.dim() - 2), self.target.shape[-1]
-        )
-        return (z - target).square().sum(-1)
+        return (z - beside(self.target, z)).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class TemporalDistance(Objective):
+    """How many control steps the model says it takes to a goal (B, Z).
+
+    It counts at the end of the horizon. A plan need not reach the goal within its horizon: the
+    distance judges what is left.
+    """
+
+    target: Tensor  # (B, Z)
+
+    def stage(self, transition: Transition) -> Tensor:
+        """Zero, (B, ...)."""
+        return torch.zeros_like(transition.next[..., 0])
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """Control steps from z to the goal, (B, ...)."""
+        return model.distance(z, beside(self.target, z))
+
+    def judges(self, model: WorldModel) -> bool:
+        """True."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,10 @@ class Weighted(Objective):
         """The goal of the first part that has one."""
         goals = (objective.goal() for _, objective in self.parts.values())
         return next((goal for goal in goals if goal is not None), None)
+
+    def judges(self, model: WorldModel) -> bool:
+        """Whether any part does."""
+        return any(objective.judges(model) for _, objective in self.parts.values())
 
     def _sum(self, costs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.parts[k][0] * c for k, c in costs.items()]).sum(0)

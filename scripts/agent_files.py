@@ -13,26 +13,42 @@ from agents import AgentConfig, MPCAgent
 from envs import EnvSpec
 from mpc import Planner, Reward
 from scripts.version import code_version
-from world_models import Checkpoint, CheckpointError, LatentModel, ModelConfig, load_checkpoint
+from world_models import (
+    Checkpoint,
+    CheckpointError,
+    GoalModel,
+    GoalModelConfig,
+    LatentModel,
+    ModelConfig,
+    load_checkpoint,
+)
+
+GOAL = "goal"  # kind of a checkpoint that holds a goal-conditioned model
 
 
-def self_test(model: LatentModel) -> Tensor:
-    """A few predictions from fixed inputs; a restored model must repeat them. (7,) float32."""
-    device = model.bins.device
+def self_test(model: LatentModel | GoalModel) -> Tensor:
+    """A few predictions from fixed inputs; a restored model must repeat them. (N,) float32."""
+    device = next(model.parameters()).device
     obs = torch.linspace(-1.0, 1.0, model.obs_dim, device=device)
     action = torch.linspace(-0.5, 0.5, model.action_dim, device=device)
     with torch.no_grad():
         z = model.encode(obs)
-        step = model.predict(z, action)
-        assert step.reward is not None
-        numbers = [step.reward, model.value(step.next), model.policy(z)[0]]
-        return torch.cat([torch.stack(numbers), step.next[:4]]).cpu()
+        if isinstance(model, GoalModel):
+            after = model.step(z.repeat(model.history), action)
+            numbers = [model.distance(z, after), model.distance(after, z)]
+        else:
+            step = model.predict(z, action)
+            after = step.next
+            assert step.reward is not None
+            numbers = [step.reward, model.value(after), model.policy(z)[0]]
+        return torch.cat([torch.stack(numbers), after[:4]]).cpu()
 
 
-def describe(model: LatentModel, spec: EnvSpec, discount: float) -> dict[str, Any]:
+def describe(model: LatentModel | GoalModel, spec: EnvSpec, discount: float) -> dict[str, Any]:
     """The part of a checkpoint's meta data from which `load_model` makes the model again."""
     return {
         "version": code_version(),
+        "kind": GOAL if isinstance(model, GoalModel) else "reward",
         "env": asdict(spec),
         "model": asdict(model.config),
         "discount": discount,
@@ -55,12 +71,33 @@ class TrainedModel:
         return MPCAgent(self.model.frozen(), planner, Reward(), self.discount, config)
 
 
+@dataclass(frozen=True)
+class TrainedGoalModel:
+    """A goal-conditioned model from a checkpoint, with what it was trained for."""
+
+    model: GoalModel
+    spec: EnvSpec
+    updates: int  # of the training
+    checkpoint: Checkpoint
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is known of the data: its path, hash, policy, control steps."""
+        found: dict[str, Any] = self.checkpoint.meta["data"]
+        return found
+
+
+def make_goal_model(spec: EnvSpec, config: GoalModelConfig) -> GoalModel:
+    """A new goal-conditioned model that fits an environment."""
+    return GoalModel(spec.obs_dim, spec.action_dim, config, spec.choices, spec.pictures)
+
+
 def make_model(spec: EnvSpec, config: ModelConfig) -> LatentModel:
     """A new model that fits an environment."""
     return LatentModel(spec.obs_dim, spec.action_dim, config, spec.choices, spec.pictures)
 
 
-def load_model(folder: Path, device: torch.device) -> TrainedModel:
+def load_model(folder: Path, device: torch.device) -> TrainedModel | TrainedGoalModel:
     """The model of a checkpoint, checked against its self-test. Raises CheckpointError."""
     checkpoint = load_checkpoint(folder)
     meta = checkpoint.meta
@@ -69,9 +106,13 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
             k: tuple(v) if isinstance(v, list) else v for k, v in meta["env"].items()
         }
         spec = EnvSpec(**env)
-        model = make_model(spec, ModelConfig(**meta["model"]))
+        model: LatentModel | GoalModel
+        if meta.get("kind") == GOAL:
+            model = make_goal_model(spec, GoalModelConfig(**meta["model"]))
+        else:
+            model = make_model(spec, ModelConfig(**meta["model"]))
         model.load_state_dict(checkpoint.tensors["model"])
-        frames, discount = int(meta["frames"]), float(meta["discount"])
+        done, discount = int(meta["frames"]), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -82,7 +123,9 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel:
             f"{folder}: the model does not repeat the predictions stored with it (written by "
             f"telic {meta['version']}, this is {code_version()})"
         )
-    return TrainedModel(model, spec, discount, frames, checkpoint)
+    if isinstance(model, GoalModel):
+        return TrainedGoalModel(model, spec, done, checkpoint)
+    return TrainedModel(model, spec, discount, done, checkpoint)
 
 
 def require_same_task(trained: EnvSpec, wanted: EnvSpec, folder: Path) -> None:

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from mpc import nearest
 from scripts.benchmarks.dmc import Dmc
+from scripts.benchmarks.goals import Goals
 from scripts.benchmarks.horizon import Horizon
 from scripts.benchmarks.latency import Latency
 from scripts.benchmarks.store import CellStore
@@ -35,7 +36,9 @@ from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
 
-SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in (Latency, Truth, Horizon, Dmc)}
+SUITES: dict[str, type[Suite]] = {
+    suite.name: suite for suite in (Latency, Truth, Horizon, Dmc, Goals)
+}
 INTERRUPTED = 130
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
             "telic train env=gym/Pendulum-v1 planner=mppi planner.horizon=5",
             "telic train resume=runs/cartpole-swingup-grasp-seed1",
             "telic train resume=runs/cartpole-swingup-grasp-seed1 train.frames=200000",
+            "telic train env=goal/push-t data=datasets/push-t-scripted-v0 train.objective=goal",
             "telic train --config debug        every size shrunk: the pipeline in seconds",
             "telic train --config my.yaml --config debug seed=2        later ones win",
         ),
@@ -53,12 +54,21 @@ COMMANDS = {
             "telic sweep planner=grasp,mppi,cem seed=1,2,3 workers=2 runs=runs/planners",
         ),
     ),
+    "collect": Command(
+        "scripts.collect",
+        "record episodes, as data to train a world model on",
+        (
+            "telic collect env=goal/pointmaze-umaze policy=smooth-random episodes=2000",
+            "telic collect env=goal/pointmaze-medium episodes=5000 steps=200 seed=2",
+        ),
+    ),
     "control": Command(
         "scripts.control",
         "control with a trained model: return, latency, pictures of a plan, video",
         (
             "telic control run=runs/cartpole-swingup-grasp-seed1 planner=grasp video=true",
             "telic control run=runs/... planner=cem planner.horizon=8 episodes=3",
+            "telic control run=runs/pointmaze-umaze-goal-seed1 goal.source=random horizon=80",
         ),
     ),
     "evaluate": Command(
@@ -71,13 +81,14 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "scripts.benchmark",
-        "measure planners (latency, truth, return over the horizon) and training (dmc)",
+        "measure planners (latency, truth, horizon, goals) and training (dmc)",
         (
             "telic benchmark suite=latency",
             "telic benchmark suite=latency planner=grasp,cem horizons=10,50 batches=1 repeats=10",
             "telic benchmark suite=truth planner=grasp,gradient,cem budgets=10,40",
             "telic benchmark suite=horizon runs=runs/a,runs/b planner=grasp,gradient,mppi",
             "telic benchmark suite=dmc tasks=cartpole-swingup,walker-walk seeds=1,2,3",
+            "telic benchmark suite=goals runs=runs/pointmaze-umaze-goal-seed1 pairs=20",
             "telic benchmark suite=horizon --help",
         ),
     ),

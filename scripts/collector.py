@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from envs import EnvConfig, make_env
 from mpc import ActionSpace
+from scripts.tensor_files import read_tensors, write_tensors
 from world_models import CheckpointError, Episode
 
 
@@ -221,24 +219,18 @@ def episode_path(folder: Path, index: int) -> Path:
 
 
 def write_episode(folder: Path, index: int, episode: Episode) -> None:
-    """Write an episode under a temporary name, flush it to the disk, then rename it."""
-    path = episode_path(folder, index)
-    fresh = path.with_suffix(".new")
+    """Write an episode, whole or not at all."""
     tensors = {"obs": episode.obs, "actions": episode.actions, "rewards": episode.rewards}
-    save_file({**tensors, "terminated": torch.tensor(episode.terminated)}, fresh)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    ended = torch.tensor(episode.terminated)
+    write_tensors(episode_path(folder, index), {**tensors, "terminated": ended})
 
 
 def read_episode(folder: Path, index: int) -> Episode:
     """Read an episode back. Raises CheckpointError if it is not there or torn."""
     path = episode_path(folder, index)
+    tensors = read_tensors(path)
     try:
-        tensors = load_file(path)
         found = [tensors[name] for name in ("obs", "actions", "rewards")]
         return Episode(found[0], found[1], found[2], bool(tensors["terminated"]))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, KeyError, SafetensorError) as error:
+    except KeyError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None

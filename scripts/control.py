@@ -19,19 +19,29 @@ from rich.text import Text
 
 from agents import Memory, MPCAgent
 from envs import RenderingUnavailable, select_gl_backend
-from mpc import Plan, Reward, trajectory_cost
-from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
+from mpc import Plan, trajectory_cost
+from scripts.goal_tasks import draw_goals, goal_agent, goal_task
+from scripts.loading import (
+    CHANGES,
+    MORE,
+    LoadedGoalRun,
+    LoadedRun,
+    PlannerChoice,
+    open_any_run,
+)
 from scripts.option_help import layout, option_rows
-from scripts.options import read_options, split_groups
+from scripts.options import Options, read_options, split_groups
 from scripts.plan_video import carry_out, side_by_side
-from scripts.plots import Line, Panel, decision_trace, line_panels, plan_picture
+from scripts.plots import Line, Panel, decision_trace, line_panels, path_picture, plan_picture
 from scripts.readout import fit_readout, principal_readout
-from scripts.settings import build, prepare_torch, require_at_least, require_seed
+from scripts.settings import GoalConfig, build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
-from scripts.usage import UsageError
+from scripts.usage import UsageError, usage_errors
 from scripts.video import write_video
 
 logger = logging.getLogger(__name__)
+
+AnyRun = LoadedRun | LoadedGoalRun
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class ControlSettings:
     checkpoint: str | None = None  # folder of one checkpoint; null: the newest of the run
     episodes: int = 1
     seed: int = 30_000_000  # of the first episode
+    horizon: int | None = None  # of the plans, control steps; null: the planner's
     video: bool = False  # an mp4 of every episode
     plan_plot: bool = True  # pictures of one plan (with video=true also a video of it)
     plan_step: int | None = None  # control step whose plan is drawn; null: a lively one
@@ -54,6 +65,11 @@ class ControlSettings:
         require_seed(self.seed)
         if self.plan_step is not None:
             require_at_least(self, 0, "plan_step")
+        if self.horizon is not None:
+            require_at_least(self, 1, "horizon")
+
+
+GOALS = [(f"goal.{row[0]}", *row[1:]) for row in option_rows(GoalConfig())]
 
 
 @dataclass
@@ -68,6 +84,7 @@ class Trace:
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     fallbacks: int = 0
     overruns: int = 0
+    reached: bool = False  # the goal, of goal tasks
 
     @property
     def score(self) -> float:
@@ -104,7 +121,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
     """All options with their defaults."""
     rows = option_rows(ControlSettings())
     return layout(
-        [("planner", "(as trained)", "which planner; planner.OPTION=value"), *rows, *MORE]
+        [("planner", "(as trained)", "which planner; planner.OPTION=value"), *rows, *MORE, *GOALS]
     )
 
 
@@ -114,33 +131,98 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     settings = build(ControlSettings, raw)
     prepare_torch(settings.threads)
     video = _can_draw(settings.video)
-    loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
+    loaded = open_any_run(settings.run, settings.checkpoint, settings.device, changes)
     choice = PlannerChoice.read(changes, loaded.settings.planner.name)
     if len(choice.names) > 1:
         raise UsageError("control takes one planner; telic evaluate compares several")
-    name = choice.names[0]
-    agent = loaded.make_agent(name, choice.options)
-    console = make_console()
-    spec, horizon = loaded.spec, agent.planner.config.horizon
+    name, options = choice.names[0], dict(choice.options)
+    if settings.horizon is not None:
+        options["horizon"] = settings.horizon
+    begin: Begin = GoalEpisodes if isinstance(loaded, LoadedGoalRun) else RewardEpisodes
+    with usage_errors():
+        episodes = begin(loaded, name, options)  # type: ignore[arg-type]
+    console, spec = make_console(), loaded.spec
     env, rendered = _environment(loaded, video)
+    horizon = episodes.planner.config.horizon
     console.print(
         f"{spec.name} with {name}, horizon {horizon} ({horizon * spec.control_period:.2f} s), "
-        f"model of {loaded.trained.frames} env frames"
+        f"model of {episodes.training}"
     )
     try:
         for seed in range(settings.seed, settings.seed + settings.episodes):
-            trace = _episode(agent, env, seed, rendered, loaded.device, console)
-            _report(trace, spec.control_period, agent.planner.config.deadline_ms, console)
+            start = episodes.begin(env, seed)
+            trace = _episode(start, env, rendered, loaded.device, console)
+            console.print(f"{episodes.outcome(trace)}; {_latency(trace, spec.control_period)}")
+            _report_deadline(trace, episodes.planner.config.deadline_ms, console)
             stem = f"{name}-seed{seed}"
-            paths = _files(trace, loaded, stem, settings)
+            paths = _files(trace, start, loaded, stem, settings)
             if rendered and settings.plan_plot:
                 step = trace.plan_step(settings.plan_step)
-                paths += _plan_video(trace, env, seed, step, loaded, stem)
+                paths += _plan_video(trace, start, env, step, loaded, stem)
             for path in paths:
                 console.print(f"  {path}")
     finally:
         env.close()
     return 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """An episode that has begun."""
+
+    seed: int
+    obs: NDArray[np.float32]  # (O,)
+    agent: MPCAgent
+    options: dict[str, Any] | None = None  # of the reset
+    target: torch.Tensor | None = None  # latent of the goal (1, Z), of goal tasks
+    goal: NDArray[np.float64] | None = None  # state of the goal (S,), of goal tasks
+
+
+class RewardEpisodes:
+    """Episodes of a run that was trained for reward."""
+
+    def __init__(self, loaded: LoadedRun, name: str, options: Options) -> None:
+        self._agent = loaded.make_agent(name, options)
+        self.planner = self._agent.planner
+        self.training = f"{loaded.trained.frames} env frames"
+
+    def begin(self, env: gymnasium.Env[Any, Any], seed: int) -> Start:
+        """Reset the environment."""
+        return Start(seed, env.reset(seed=seed)[0], self._agent)
+
+    def outcome(self, trace: Trace) -> str:
+        """How it went, in words."""
+        return f"return {trace.score:.1f} in {len(trace.rewards)} control steps"
+
+
+class GoalEpisodes:
+    """Episodes of a run that was trained for goals; each has a goal of its own."""
+
+    def __init__(self, loaded: LoadedGoalRun, name: str, options: Options) -> None:
+        """Raises ValueError if goals are to come from data that is not there."""
+        self._loaded, self.planner = loaded, loaded.make_planner(name, options)
+        self.training = f"{loaded.trained.updates} updates on {loaded.settings.data}"
+        self._recorded = loaded.held_out()
+
+    def begin(self, env: gymnasium.Env[Any, Any], seed: int) -> Start:
+        """Reset the environment to a start, with a goal."""
+        settings, model = self._loaded.settings, self._loaded.trained.model
+        options = draw_goals(settings.goal, self._recorded, 1, seed)[0]
+        obs, info = env.reset(seed=seed, options=options)
+        goals = info["goal"][None]
+        agent = goal_agent(model, self.planner, settings.agent, settings.goal.distance, goals)
+        target = model.encode(torch.as_tensor(goals, device=self._loaded.device)).detach()
+        return Start(seed, obs, agent, options, target, goal_task(env).goal)
+
+    def outcome(self, trace: Trace) -> str:
+        """How it went, in words."""
+        steps = len(trace.rewards)
+        seconds = steps * self._loaded.spec.control_period
+        word = "reached after" if trace.reached else "NOT reached in"
+        return f"goal {word} {steps} control steps ({seconds:.2f} s)"
+
+
+Begin = type[RewardEpisodes] | type[GoalEpisodes]
 
 
 def _can_draw(video: bool) -> bool:
@@ -156,7 +238,7 @@ def _can_draw(video: bool) -> bool:
     return video
 
 
-def _environment(loaded: LoadedRun, video: bool) -> tuple[gymnasium.Env[Any, Any], bool]:
+def _environment(loaded: AnyRun, video: bool) -> tuple[gymnasium.Env[Any, Any], bool]:
     """The environment, and whether it renders: without OpenGL a line says so and that is all."""
     if video:
         try:
@@ -167,24 +249,22 @@ def _environment(loaded: LoadedRun, video: bool) -> tuple[gymnasium.Env[Any, Any
 
 
 def _episode(
-    agent: MPCAgent,
+    start: Start,
     env: gymnasium.Env[Any, Any],
-    seed: int,
     rendered: bool,
     device: torch.device,
     console: Console,
 ) -> Trace:
-    """Control one episode under a line that shows return and latency."""
-    trace = Trace()
-    obs, _ = env.reset(seed=seed)
-    memory = agent.start(seed, device)
+    """Control an episode to its end or its goal, under a line that shows return and latency."""
+    trace, obs, over = Trace(), start.obs, False
+    memory = start.agent.start(start.seed, device)
     trace.obs.append(obs)
-    over = False
     with Live(console=console, transient=True, refresh_per_second=4) as live:
         while not over:
-            actions, memory = agent.act(obs[None], memory)
-            obs, reward, terminated, truncated, _ = env.step(actions[0])
-            over = terminated or truncated
+            actions, memory = start.agent.act(obs[None], memory)
+            obs, reward, terminated, truncated, info = env.step(actions[0])
+            trace.reached = start.target is not None and bool(info["success"])
+            over = terminated or truncated or trace.reached
             trace.add(actions[0], obs, float(reward), memory)
             if rendered:
                 trace.frames.append(env.render())  # type: ignore[arg-type]
@@ -198,19 +278,19 @@ def _episode(
     return trace
 
 
-def _report(
-    trace: Trace, control_period: float, deadline_ms: float | None, console: Console
-) -> None:
+def _latency(trace: Trace, control_period: float) -> str:
     # The first decision is cold in every cache.
     latency = np.array(trace.milliseconds[1:] or trace.milliseconds)
     late = int((latency > 1000 * control_period).sum())
-    console.print(
-        f"return {trace.score:.1f} in {len(trace.rewards)} control steps; "
+    return (
         f"{np.median(latency):.1f} ms per decision (95 % below {np.quantile(latency, 0.95):.1f}, "
         f"99 % below {np.quantile(latency, 0.99):.1f}, longest {latency.max():.1f}), "
         f"{late} over the control period of {1000 * control_period:.0f} ms; "
         f"{trace.fallbacks} fallbacks"
     )
+
+
+def _report_deadline(trace: Trace, deadline_ms: float | None, console: Console) -> None:
     if deadline_ms is not None:
         iterations = [plan.diagnostics.iterations for plan in trace.plans]
         console.print(
@@ -219,19 +299,35 @@ def _report(
         )
 
 
-def _files(trace: Trace, loaded: LoadedRun, stem: str, settings: ControlSettings) -> list[Path]:
+def _files(
+    trace: Trace, start: Start, loaded: AnyRun, stem: str, settings: ControlSettings
+) -> list[Path]:
     """Write the pictures, and the video where there are frames; returns their paths."""
     plots, spec = loaded.folder.plots, loaded.spec
     plots.mkdir(exist_ok=True)
     paths = [plots / f"episode-{stem}.png"]
+    values, quantity = trace.rewards, "reward"
+    if isinstance(loaded, LoadedGoalRun):
+        values, quantity = _steps_left(trace, start, loaded), "control steps to the goal"
     period = 1000 * spec.control_period
-    decision_trace(paths[0], trace.rewards, trace.milliseconds, period, f"{spec.name}, {stem}")
+    title = f"{spec.name}, {stem}"
+    decision_trace(paths[0], values, trace.milliseconds, period, title, quantity)
     if settings.plan_plot:
-        paths += _draw_plan(trace, loaded, stem, trace.plan_step(settings.plan_step))
+        paths += _draw_plan(trace, start, loaded, stem, trace.plan_step(settings.plan_step))
     if trace.frames:
         path = loaded.folder.videos / f"{stem}.mp4"
         paths += _video(path, trace.frames, 1.0 / spec.control_period)
     return paths
+
+
+def _steps_left(trace: Trace, start: Start, loaded: LoadedGoalRun) -> list[float]:
+    """The control steps to the goal, as the model has them, before every action."""
+    model = loaded.trained.model
+    obs = torch.from_numpy(np.stack(trace.obs[:-1])).to(loaded.device)
+    assert start.target is not None
+    with torch.no_grad():
+        left: list[float] = model.distance(model.encode(obs), start.target).tolist()
+    return left
 
 
 def _video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> list[Path]:
@@ -246,10 +342,10 @@ def _video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> list[
 
 def _plan_video(
     trace: Trace,
+    start: Start,
     env: gymnasium.Env[Any, Any],
-    seed: int,
     step: int,
-    loaded: LoadedRun,
+    loaded: AnyRun,
     stem: str,
 ) -> list[Path]:
     """Film the plan made at `step`, carried out to its end, beside what happened.
@@ -258,7 +354,8 @@ def _plan_video(
     """
     planned = list(trace.plans[step].actions[0].cpu().numpy())
     try:
-        plan = carry_out(env, seed, trace.actions[:step], trace.obs[step], planned)
+        executed = trace.actions[:step]
+        plan = carry_out(env, start.seed, executed, trace.obs[step], planned, start.options)
     except RuntimeError as error:
         logger.warning("no video of the plan: %s", error)
         return []
@@ -268,7 +365,7 @@ def _plan_video(
     return _video(loaded.folder.videos / f"plan-{stem}.mp4", frames, fps)
 
 
-def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Path]:
+def _draw_plan(trace: Trace, start: Start, loaded: AnyRun, stem: str, step: int) -> list[Path]:
     """Draw the plan made at `step`: its states, the model's rollout of its actions, what happened.
 
     And what its iterations went through, for planners that have any. Returns the pictures.
@@ -281,18 +378,29 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
     else:
         names = spec.obs_names or [f"observation[{i}]" for i in range(spec.obs_dim)]
         readout = fit_readout(model, obs, names)
-    plan = trace.plans[step]
+    plan, agent = trace.plans[step], start.agent
     horizon = plan.actions.shape[1]
     with torch.no_grad():
+        # Before the first observation it repeats, as the agent had it.
+        window = [obs[max(0, step - ago)] for ago in range(model.history - 1, -1, -1)]
         _, rolled = trajectory_cost(
-            model, Reward(), loaded.trained.discount, plan.states[:, 0], plan.actions
+            agent.model,
+            agent.objective,
+            agent.discount,
+            model.encode(torch.stack(window)).view(1, -1),
+            plan.actions,
         )
         virtual, rollout = readout(plan.states[0]).cpu(), readout(rolled[0]).cpu()
     happened = readout.happened(model, obs[step : step + horizon + 1]).cpu()
     title = f"{spec.name}, {stem}: plan at control step {step}"
     plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), readout.labels, title)
+    paths = [path]
+    if start.goal is not None and not spec.pictures:
+        paths.append(loaded.folder.plots / f"path-{stem}.png")
+        shown = {"what happened": obs, "virtual states": plan.states[0], "model": rolled[0]}
+        _draw_path(paths[-1], shown, start.goal, loaded, title)
     if not plan.diagnostics.trace:
-        return [path]
+        return paths
     beside = loaded.folder.plots / f"iterations-{stem}.png"
     panels = [
         Panel(name.replace("_", " "), "iteration", "", [Line("plan", *enumerated(x))])
@@ -300,7 +408,27 @@ def _draw_plan(trace: Trace, loaded: LoadedRun, stem: str, step: int) -> list[Pa
         if x.any()  # what is zero throughout is no part of this plan
     ]
     line_panels(beside, panels, title, inches=1.6)
-    return [path, beside]
+    return [*paths, beside]
+
+
+def _draw_path(
+    path: Path,
+    shown: dict[str, torch.Tensor],
+    goal: NDArray[np.float64],
+    loaded: AnyRun,
+    title: str,
+) -> None:
+    """Draw observations (T, O) and latents (T, Z) by the first two numbers of the task's state."""
+    model, env = loaded.trained.model, loaded.make_env()
+    task = goal_task(env)
+    places = {}
+    for name, x in shown.items():
+        with torch.no_grad():
+            obs = x if name == "what happened" else model.decode(x)
+        places[name] = np.stack([task.state_of(one) for one in obs.cpu().numpy()])[:, :2]
+    names = loaded.spec.obs_names or ("first", "second")
+    path_picture(path, places, goal[:2], task.outline(), (names[0], names[1]), title)
+    env.close()
 
 
 def enumerated(values: torch.Tensor) -> tuple[list[float], list[float]]:

@@ -13,8 +13,9 @@ from mpc import PLANNERS, nearest
 from scripts.options import bundled
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
-from world_models import LatentModel, ModelConfig
+from world_models import GoalModel, GoalModelConfig, LatentModel, ModelConfig
 
+MODELS = (("reward", LatentModel, ModelConfig), ("goal", GoalModel, GoalModelConfig))
 KINDS = ("planners", "envs", "models", "configs")
 
 
@@ -30,8 +31,12 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     if overrides[0] == "planners":
         _planners(console)
     elif overrides[0] == "models":
-        sizes = ", ".join(f"{f.name}={f.default}" for f in fields(ModelConfig))
-        console.print(f"latent  {_summary(LatentModel)}\n  model.option=value with: {sizes}")
+        for objective, model, config in MODELS:
+            sizes = ", ".join(f"{f.name}={f.default}" for f in fields(config))
+            console.print(
+                f"train.objective={objective}  {_summary(model)}\n"
+                f"  model.option=value with: {sizes}"
+            )
     else:
         names = env_names() if overrides[0] == "envs" else bundled()
         console.print("\n".join(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,32 @@ import torch
 
 from agents import MPCAgent
 from envs import EnvSpec, make_env, spec_of
-from mpc import PLANNERS, nearest
-from scripts.agent_files import TrainedModel, load_model, require_same_task
+from mpc import PLANNERS, Planner, nearest
+from scripts.agent_files import (
+    TrainedGoalModel,
+    TrainedModel,
+    load_model,
+    require_same_task,
+)
+from scripts.datasets import HELD_OUT, Dataset, Recorded
 from scripts.options import Options, split_groups, stack
 from scripts.run_folder import RunFolder
 from scripts.settings import (
-    Settings,
-    build,
+    AnySettings,
+    GoalSettings,
     make_planner_from,
     read_run_options,
     resolve_device,
+    training_settings,
 )
 from scripts.usage import UsageError, usage_errors
 from world_models import latest_checkpoint
 
-CHANGES = ("env", "agent")  # groups of a training that may be changed for control and evaluation
+CHANGES = (
+    "env",
+    "agent",
+    "goal",
+)  # groups of a training that may be changed for control and evaluation
 MORE = (  # how the help of both shows them
     ("env.OPTION", "(as trained)", "such as env.episode_frames=200"),
     ("agent.OPTION", "(as trained)", "such as agent.replan_every=2"),
@@ -34,26 +46,20 @@ MORE = (  # how the help of both shows them
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A trained run, ready to make agents."""
+class Loaded:
+    """A trained run."""
 
     folder: RunFolder
     options: Options  # those of the training, with the changes of the command line
-    settings: Settings  # the same, typed
-    trained: TrainedModel
+    settings: AnySettings  # the same, typed
     spec: EnvSpec  # of the environment as it is now, the time limit may have been changed
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.trained.model.bins.device
 
     def make_env(self, render: bool = False) -> gymnasium.Env[Any, Any]:
         """A fresh environment of the task."""
         return make_env(self.settings.env, render)
 
-    def make_agent(self, name: str, options: Mapping[str, Any]) -> MPCAgent:
-        """An agent that plans with planner `name` and those of the `options` that it has.
+    def make_planner(self, name: str, options: Mapping[str, Any]) -> Planner[Any]:
+        """Planner `name` with those of the `options` that it has.
 
         The planner that the run was trained with keeps the options of its training.
         Raises UsageError for a value that the planner refuses.
@@ -62,15 +68,82 @@ class LoadedRun:
         # Compiling would take longer than the few decisions that follow, unless asked for.
         chosen = {"name": name, "compile": False}
         chosen |= {key: value for key, value in options.items() if key in known}
-        settings = build(Settings, stack(self.options, {"planner": chosen}))
+        settings = training_settings(stack(self.options, {"planner": chosen}))
+        return make_planner_from(settings.planner)
+
+
+@dataclass(frozen=True)
+class LoadedRun(Loaded):
+    """A run trained for reward, ready to make agents."""
+
+    trained: TrainedModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.trained.model.bins.device
+
+    def make_agent(self, name: str, options: Mapping[str, Any]) -> MPCAgent:
+        """An agent that plans for reward with `make_planner`. Raises UsageError."""
+        planner = self.make_planner(name, options)
         with usage_errors():
-            return self.trained.agent(make_planner_from(settings.planner), settings.agent)
+            return self.trained.agent(planner, self.settings.agent)
+
+
+@dataclass(frozen=True)
+class LoadedGoalRun(Loaded):
+    """A run trained for goals."""
+
+    settings: GoalSettings
+    trained: TrainedGoalModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.trained.model.spread.device
+
+    def held_out(self) -> list[Recorded]:
+        """Recorded episodes that the training has not seen; none where goals need none.
+
+        Raises ValueError if the data is not there.
+        """
+        if self.settings.goal.source == "env":
+            return []
+        return list(islice(Dataset.open(Path(self.settings.data)).read(), 0, None, HELD_OUT))
 
 
 def open_run(
     run: str, checkpoint: str | None, device: str, changes: Mapping[str, Any]
 ) -> LoadedRun:
-    """Open a run folder and its checkpoint, with `changes` to the groups env and agent.
+    """Open a run trained for reward, with `changes` to the groups env and agent.
+
+    Raises UsageError, also for a model that does not fit the environment, or of another kind.
+    """
+    loaded = open_any_run(run, checkpoint, device, changes)
+    if isinstance(loaded, LoadedGoalRun):
+        raise UsageError(
+            f"{run} was trained for goals: use telic control, or telic benchmark suite=goals"
+        )
+    return loaded
+
+
+def open_goal_run(
+    run: str, checkpoint: str | None, device: str, changes: Mapping[str, Any]
+) -> LoadedGoalRun:
+    """Open a run trained for goals, with `changes` to the groups env, agent and goal.
+
+    Raises UsageError, also for a model that does not fit the environment, or of another kind.
+    """
+    loaded = open_any_run(run, checkpoint, device, changes)
+    if isinstance(loaded, LoadedRun):
+        raise UsageError(f"{run} was trained for reward, not with train.objective=goal")
+    return loaded
+
+
+def open_any_run(
+    run: str, checkpoint: str | None, device: str, changes: Mapping[str, Any]
+) -> LoadedRun | LoadedGoalRun:
+    """Open a run folder and its checkpoint, with `changes` to the groups of options in CHANGES.
 
     Raises UsageError, also for a model that does not fit the environment.
     """
@@ -78,14 +151,17 @@ def open_run(
         folder = RunFolder.open(Path(run))
         wanted, _ = split_groups(changes, CHANGES)
         options = stack(read_run_options(folder), wanted)
-        settings = build(Settings, options)
+        settings = training_settings(options)
         path = Path(checkpoint) if checkpoint else latest_checkpoint(folder.checkpoints)
         trained = load_model(path, resolve_device(device))
         probe = make_env(settings.env)
         spec = spec_of(probe)
         probe.close()
         require_same_task(trained.spec, spec, path)
-    return LoadedRun(folder, options, settings, trained, spec)
+    if isinstance(trained, TrainedGoalModel):
+        assert isinstance(settings, GoalSettings)
+        return LoadedGoalRun(folder, options, settings, spec, trained)
+    return LoadedRun(folder, options, settings, spec, trained)
 
 
 @dataclass(frozen=True)

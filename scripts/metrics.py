@@ -49,20 +49,27 @@ class MetricsLogger:
     """
 
     def __init__(
-        self, folder: Path, config: WandbConfig, run_config: Mapping[str, Any], name: str
+        self,
+        folder: Path,
+        config: WandbConfig,
+        run_config: Mapping[str, Any],
+        name: str,
+        axis: str = "frames",
     ) -> None:
+        """`axis` is what progress is counted in: env frames, or updates of the model."""
+        self._axis = axis
         self._csv = folder / "metrics.csv"
         self._jsonl = folder / "metrics.jsonl"
-        self._wandb = _WandbRun(folder, config, run_config, name)
+        self._wandb = _WandbRun(folder, config, run_config, name, axis)
         self._columns, rows = _read_csv(self._csv)
         self._count = len(rows)
 
-    def log(self, row: Mapping[str, SupportsFloat | str], frames: int) -> None:
-        """Write `row` at `frames` env frames everywhere; on disk when this returns.
+    def log(self, row: Mapping[str, SupportsFloat | str], done: int) -> None:
+        """Write `row` at `done` env frames, or updates, everywhere; on disk when this returns.
 
         Non-finite numbers are `nan` and `inf` in the CSV and null in the JSONL.
         """
-        full: dict[str, float | str] = {"frames": frames}
+        full: dict[str, float | str] = {self._axis: done}
         full.update({key: _plain(value) for key, value in row.items()})
         new = [key for key in full if key not in self._columns]
         if new:
@@ -82,23 +89,23 @@ class MetricsLogger:
             raise ValueError(f"only .png and .mp4 can be shown, got {path}")
         self._wandb.log_media(key, path, step=self._count)
 
-    def truncate(self, frames: int) -> None:
-        """Drop rows past `frames` env frames, and a last line torn by a kill.
+    def truncate(self, done: int) -> None:
+        """Drop rows past `done` env frames, or updates, and a last line torn by a kill.
 
-        What is left equals the files of a run that had been stopped at `frames`.
+        What is left equals the files of a run that had been stopped there.
         """
         columns, rows = _read_csv(self._csv)
-        kept = [row for row in rows if int(row["frames"]) <= frames]
+        kept = [row for row in rows if int(row[self._axis]) <= done]
         self._columns = [c for c in columns if any(row[c] != "" for row in kept)]
         self._count = len(kept)
         if self._csv.exists():
             _write_csv(self._csv, self._columns, kept)
         lines = _whole_text(self._jsonl).splitlines(keepends=True)
         if lines:
-            _swap(self._jsonl, "".join(x for x in lines if json.loads(x)["frames"] <= frames))
+            _swap(self._jsonl, "".join(x for x in lines if json.loads(x)[self._axis] <= done))
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
-        """Env frames and values of all rows so far that have a number in column `name`."""
+        """Progress and values of all rows so far that have a number in column `name`."""
         return read_column(self._csv, name)
 
     def close(self, exit_code: int = 0) -> None:
@@ -110,11 +117,16 @@ class _WandbRun:
     """A W&B run that never stops a training: the first failure is one warning, then silence."""
 
     def __init__(
-        self, folder: Path, config: WandbConfig, run_config: Mapping[str, Any], name: str
+        self,
+        folder: Path,
+        config: WandbConfig,
+        run_config: Mapping[str, Any],
+        name: str,
+        axis: str,
     ) -> None:
         self._run: Any = None
         if config.mode != "disabled":
-            self._guard(lambda: self._start(folder, config, run_config, name))
+            self._guard(lambda: self._start(folder, config, run_config, name, axis))
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         # The step is the row's number, so that rows repeated after a resume are seen to be the
@@ -139,7 +151,12 @@ class _WandbRun:
         self._run = None
 
     def _start(
-        self, folder: Path, config: WandbConfig, run_config: Mapping[str, Any], name: str
+        self,
+        folder: Path,
+        config: WandbConfig,
+        run_config: Mapping[str, Any],
+        name: str,
+        axis: str,
     ) -> None:
         # W&B takes our package `agents` for another one of that name and advertises an add-on.
         os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
@@ -160,8 +177,8 @@ class _WandbRun:
             config=dict(run_config),
             settings=wandb.Settings(**WANDB_SETTINGS, **newer),
         )
-        self._run.define_metric("frames")
-        self._run.define_metric("*", step_metric="frames")
+        self._run.define_metric(axis)
+        self._run.define_metric("*", step_metric=axis)
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:
@@ -172,9 +189,13 @@ class _WandbRun:
 
 
 def read_column(path: Path, name: str) -> tuple[list[int], list[float]]:
-    """Env frames and values of the rows of a metrics.csv that have a number in column `name`."""
-    rows = [row for row in _read_csv(path)[1] if row.get(name)]
-    return [int(row["frames"]) for row in rows], [float(row[name]) for row in rows]
+    """Progress and values of the rows of a metrics.csv that have a number in column `name`.
+
+    Progress is the first column, env frames or updates.
+    """
+    columns, rows = _read_csv(path)
+    rows = [row for row in rows if row.get(name)]
+    return [int(row[columns[0]]) for row in rows], [float(row[name]) for row in rows]
 
 
 def wandb_mode(mode: str) -> str:

@@ -20,13 +20,15 @@ def carry_out(
     executed: Sequence[NDArray[np.float32]],
     seen: NDArray[np.float32],
     planned: Sequence[NDArray[np.float32]],
+    options: dict[str, Any] | None = None,
 ) -> list[Frame]:
     """Frames before and after each of the `planned` actions (A,), until an episode ends.
 
-    The episode that begins at `seed` is repeated with the `executed` actions (A,) to get there.
+    The episode that begins at `seed`, with the `options` of its reset, is repeated with the
+    `executed` actions (A,) to get there.
     Raises RuntimeError if that does not lead to the observation `seen` (O,).
     """
-    obs, _ = env.reset(seed=seed)
+    obs, _ = env.reset(seed=seed, options=options)
     for action in executed:
         obs, *_ = env.step(action)
     if not np.array_equal(obs, seen):

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
@@ -107,6 +108,21 @@ def learning_curve(
     _save(figure, path)
 
 
+def success_curve(path: Path, lines: Sequence[Line], x_label: str, title: str) -> None:
+    """Draw success rates from 0 to 1 with their bands."""
+    figure, (axes,) = _figure(1, (8.0, 4.2), title)
+    for i, line in enumerate(lines):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+        axes.plot(line.x, line.y, "o-", color=colour, lw=2.4, ms=5, label=line.label)
+    axes.set(xlabel=x_label, ylabel="success rate", ylim=(-0.02, 1.02))
+    axes.set_xlim(left=0)
+    if len(lines) > 1:
+        axes.legend(loc="best", frameon=False)
+    _save(figure, path)
+
+
 def plan_picture(
     path: Path,
     virtual_states: ArrayLike,
@@ -150,15 +166,19 @@ def decision_trace(
     latency_ms: ArrayLike,
     control_period_ms: float,
     title: str,
+    quantity: str = "reward",
 ) -> None:
-    """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step."""
+    """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step.
+
+    Or another `quantity`, of which no sum is taken.
+    """
     reward, latency = np.asarray(rewards, dtype=float), np.asarray(latency_ms, dtype=float)
     steps = np.arange(len(reward))
-    total = f"{title}: return {reward.sum():.1f}"
+    total = f"{title}: return {reward.sum():.1f}" if quantity == "reward" else title
     figure, (above, below) = _figure(2, (8.0, 4.6), total, share_x=True)
     above.fill_between(steps, reward, step="mid", color=OURS, alpha=0.18, lw=0)
     above.step(steps, reward, where="mid", color=OURS, lw=1.4)
-    above.set_ylabel("reward")
+    above.set_ylabel(quantity)
     late = latency > control_period_ms
     # A compiling first decision may take seconds; it mustn't flatten all others.
     top = 1.35 * max(control_period_ms, float(np.percentile(latency, 99)))
@@ -198,6 +218,69 @@ def planner_table_plot(
     axes.grid(visible=False, axis="y")
     axes.set_ylim(-0.6, len(rows) - 0.4)
     _save(figure, path)
+
+
+def coverage_picture(
+    path: Path,
+    paths: Sequence[ArrayLike],
+    shown: int,
+    walls: Sequence[tuple[float, float, float]],
+    names: tuple[str, str],
+    title: str,
+) -> None:
+    """Draw where `paths` (T, 2) have been: how often on the left, the first `shown` on the right.
+
+    `walls` are squares: lower left corner and width.
+    """
+    figure, (left, right) = _figure(1, (9.0, 4.4), title, columns=2)
+    points = np.concatenate([np.asarray(one) for one in paths])
+    counts, x, y = np.histogram2d(points[:, 0], points[:, 1], bins=60)
+    seen = np.ma.masked_equal(counts.T, 0)
+    left.pcolormesh(x, y, seen, cmap="Blues", norm="log", rasterized=True)
+    left.set_title("visits, from few to many", loc="left", fontsize=9, color=FAINT)
+    for one in paths[:shown]:
+        right.plot(*np.asarray(one).T, color=OURS, lw=0.8, alpha=0.6)
+    right.set_title(f"{min(shown, len(paths))} episodes", loc="left", fontsize=9, color=FAINT)
+    for axes in (left, right):
+        draw_walls(axes, walls)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.grid(visible=False)
+    _save(figure, path)
+
+
+def path_picture(
+    path: Path,
+    paths: Mapping[str, ArrayLike],
+    goal: ArrayLike,
+    walls: Sequence[tuple[float, float, float]],
+    names: tuple[str, str],
+    title: str,
+) -> None:
+    """Draw a plan seen from above: named paths (T, 2), the first of which began first, a goal (2,).
+
+    `walls` are squares: lower left corner and width.
+    """
+    figure, (axes,) = _figure(1, (8.6, 5.6), title)
+    looks = ((FAINT, "-", 1.6, ""), (OURS, "-", 1.6, "."), (WARM, "--", 1.8, ""))
+    for (name, points), (colour, style, width, marker) in zip(paths.items(), looks, strict=True):
+        x, y = np.asarray(points).T
+        axes.plot(x, y, style, color=colour, lw=width, marker=marker, ms=6, label=name)
+    first = np.asarray(next(iter(paths.values())))[0]
+    axes.plot(*first, "o", color=INK, ms=8, label="start")
+    axes.plot(*np.asarray(goal), "*", color="#2e8b57", ms=16, label="goal")
+    draw_walls(axes, walls)
+    axes.set_aspect("equal")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.grid(visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_walls(axes: Axes, walls: Sequence[tuple[float, float, float]]) -> None:
+    """Draw squares, lower left corner and width, in equal scales."""
+    for x, y, width in walls:
+        axes.add_patch(Rectangle((x, y), width, width, facecolor=GRID, zorder=0))
+    axes.set_aspect("equal" if walls else "auto")
 
 
 def line_panels(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_models import LatentModel
+from mpc import WorldModel
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Readout:
         return _with_one(z) @ self.weights
 
     @torch.no_grad()
-    def happened(self, model: LatentModel, obs: Tensor) -> Tensor:
+    def happened(self, model: WorldModel, obs: Tensor) -> Tensor:
         """The same coordinates of what was observed: (T, O) -> (T, D)."""
         return self(model.encode(obs)) if self.columns is None else obs[:, self.columns]
 
 
-def fit_readout(model: LatentModel, obs: Tensor, names: Sequence[str], count: int = 3) -> Readout:
+def fit_readout(model: WorldModel, obs: Tensor, names: Sequence[str], count: int = 3) -> Readout:
     """Ridge regression from the latents of `obs` (T, O) to its `count` best explained numbers.
 
     Numbers that hardly move are left out, unless all are. `names` (O,) and the R^2 on this data
@@ -46,11 +46,11 @@ def fit_readout(model: LatentModel, obs: Tensor, names: Sequence[str], count: in
     moving = torch.where(variance > 1e-4 * variance.max(), quality, torch.tensor(-torch.inf))
     columns = moving.topk(min(count, obs.shape[1])).indices.sort().values.tolist()
     labels = [f"{names[column]}\nR² {quality[column]:.2f}" for column in columns]
-    return Readout(weights[:, columns].to(obs.dtype).to(model.bins.device), labels, columns)
+    return Readout(weights[:, columns].to(obs.dtype).to(obs.device), labels, columns)
 
 
 @torch.no_grad()
-def principal_readout(model: LatentModel, obs: Tensor, count: int = 3) -> Readout:
+def principal_readout(model: WorldModel, obs: Tensor, count: int = 3) -> Readout:
     """The `count` principal components of the latents of `obs` (T, O).
 
     For observations such as pictures, whose single numbers say nothing. The labels tell the share

@@ -81,11 +81,11 @@ def _print_run(run: RunResults, console: Console) -> None:
 
 
 def _print_curve(run: RunResults, console: Console) -> None:
-    """Returns over env frames, and the published curves below them."""
+    """Returns over env frames, and the published curves below them; or success over updates."""
     table = Table(title=f"learning curve of {run.task}")
-    table.add_column("env frames", justify="right")
+    table.add_column(run.unit, justify="right")
     table.add_column("method")
-    table.add_column("return", justify="right")
+    table.add_column("success" if run.for_goals else "return", justify="right")
     table.add_column("")
     points = [(f, "this run", value) for f, value in zip(run.frames, run.returns, strict=True)]
     references = reference_curves(run.task)
@@ -93,7 +93,8 @@ def _print_curve(run: RunResults, console: Console) -> None:
     highest = max((abs(value) for _, _, value in points), default=0.0) or 1.0
     for frames, method, value in sorted(points):
         bar = "█" * max(0, round(BAR * value / highest))
-        table.add_row(str(frames), method, f"{value:.1f}", bar)
+        shown = f"{100 * value:.0f} %" if run.for_goals else f"{value:.1f}"
+        table.add_row(str(frames), method, shown, bar)
     console.print(table)
 
 
@@ -106,6 +107,9 @@ def _published(method: str, curve: Curve) -> list[tuple[int, str, float]]:
 def _print_planners(run: RunResults, console: Console) -> None:
     """The table of the latest evaluation."""
     latest = run.evaluation()
+    if latest is None and run.for_goals:
+        console.print(f"compare planners: telic benchmark suite=goals runs={run.folder.path}")
+        return
     if latest is None:
         console.print(f"no evaluation yet: telic evaluate run={run.folder.path}")
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.evaluate import Score
-from scripts.plots import learning_curve
+from scripts.plots import learning_curve, success_curve
 from scripts.reference import published_return, reference_curves
 from scripts.run_results import Group, RunResults
 from scripts.statistics import span
@@ -49,19 +49,21 @@ def page(groups: Sequence[Group], title: str) -> str:
 
 def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
     """What every group has reached, beside the published return: a heading, then the rows."""
-    heading = ["task", "trained with", "runs", "env frames", "return"]
+    heading = ["task", "trained with", "runs", "trained for", "return or success"]
     rows = [[*heading, "published at 100k", "of it", "ms per control step"]]
     for group in groups:
         final, spent = group.final(), group.milliseconds()
         published = published_return(group.task)
         share = final.point / published if final is not None and published else None
+        run = group.runs[0]
+        form = ".0%" if run.for_goals else ".1f"
         rows.append(
             [
                 group.task,
                 group.label,
                 str(len(group.runs)),
-                str(group.frames()),
-                "" if final is None else span(final),
+                f"{group.frames()} {run.unit}",
+                "" if final is None else span(final, form),
                 "" if published is None else f"{published:.0f}",
                 "" if share is None else f"{100 * share:.0f} %",
                 "" if spent is None else f"{spent:.1f}",
@@ -75,8 +77,13 @@ def _task(groups: Sequence[Group], task: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "curve.png"
         lines = [group.curve() for group in groups]
-        learning_curve(path, lines, reference_curves(task), task)
-        parts = [_picture(path, "Learning curves; thin lines are published ones.")]
+        if groups[0].runs[0].for_goals:
+            success_curve(path, lines, "updates", task)
+            caption = "Share of goals reached, closed loop."
+        else:
+            learning_curve(path, lines, reference_curves(task), task)
+            caption = "Learning curves; thin lines are published ones."
+        parts = [_picture(path, caption)]
     for run in (run for group in groups for run in group.runs):
         parts += _run(run)
     return parts

@@ -31,8 +31,8 @@ class RunResults:
 
     folder: RunFolder
     options: dict[str, Any]  # by dotted name
-    frames: list[int]  # of the evaluations, env frames
-    returns: list[float]
+    frames: list[int]  # of the evaluations, env frames; of trainings on data, updates
+    returns: list[float]  # of trainings for goals, shares of goals reached
     milliseconds: float | None  # per control step: decision, environment, update
 
     @classmethod
@@ -40,15 +40,26 @@ class RunResults:
         """Raises ValueError when `path` is no run folder."""
         folder = RunFolder.open(path)
         metrics = folder.path / "metrics.csv"
-        frames, returns = read_column(metrics, "eval/return")
         _, spent = read_column(metrics, f"time/{WHOLE}_ms")
         options = dict(flat(read_run_options(folder)))
+        measure = "success" if _for_goals(options) else "return"
+        frames, returns = read_column(metrics, f"eval/{measure}")
         return cls(folder, options, frames, returns, spent[-1] if spent else None)
 
     @property
     def task(self) -> str:
         """The environment's name."""
         return str(self.options["env.name"])
+
+    @property
+    def for_goals(self) -> bool:
+        """Whether it was trained for goals, on data."""
+        return _for_goals(self.options)
+
+    @property
+    def unit(self) -> str:
+        """What `frames` are."""
+        return "updates" if self.for_goals else "env frames"
 
     @property
     def varied(self) -> dict[str, Any]:
@@ -110,6 +121,10 @@ class Group:
         if len(self.runs) > 1:
             line = Line(line.label, shared, y, [i.low for i in found], [i.high for i in found])
         return line
+
+
+def _for_goals(options: Mapping[str, Any]) -> bool:
+    return options.get("train.objective") == "goal"
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunResults]:

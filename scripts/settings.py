@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar
 
 import torch
+from omegaconf import MISSING
 
 from agents import AgentConfig
 from envs import EnvConfig
@@ -15,9 +16,11 @@ from scripts.metrics import WandbConfig
 from scripts.options import read_options, read_yaml, stack, typed
 from scripts.run_folder import RunFolder
 from scripts.usage import UsageError, usage_errors
-from world_models import LossConfig, ModelConfig
+from world_models import GoalLossConfig, GoalModelConfig, LossConfig, ModelConfig
 
 DEFAULT_PLANNER = "grasp"
+DISTANCES = ("temporal", "latent")
+SOURCES = ("env", "random", "ahead")
 
 
 def require_at_least(config: Any, least: int, *options: str) -> None:
@@ -50,6 +53,7 @@ class TrainConfig:
     """How long to train, and what to do on the way."""
 
     frames: int = 100_000  # env frames, action repeat included
+    objective: str = "reward"  # reward; or goal: learns from data, with options of its own
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     random_steps: int = 2_500  # control steps of random actions before the first update
@@ -105,22 +109,115 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, alone or together."""
-        require_at_least(self, 1, "threads")
-        require_seed(self.seed)
-        if self.name in ("", ".", ".."):
-            raise ValueError(f"name must be the name of a folder, got {self.name!r}")
-        if self.planner is not None and self.agent.replan_every > self.planner.horizon:
-            raise ValueError(
-                f"agent.replan_every must be at most planner.horizon = {self.planner.horizon}, "
-                f"got {self.agent.replan_every}"
-            )
+        _check_run(self)
 
     def run_name(self) -> str:
         """`name`, or one made from environment, planner and seed."""
-        if self.name:
-            return self.name
-        task = self.env.name.split("/", 1)[-1]
-        return f"{task}-{self.planner.name}-seed{self.seed}".replace("/", "-")
+        return _run_name(self, self.planner.name)
+
+
+@dataclass(frozen=True)
+class GoalConfig:
+    """Which goals are set, and what tells a planner how far they are."""
+
+    distance: str = "temporal"  # temporal: control steps left, as learned; latent: squared distance
+    # env: far pairs of the task; random: two recorded states; ahead: a recorded state and a later
+    # one of the same episode.
+    source: str = "env"
+    ahead: int = 25  # control steps between start and goal of source=ahead
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for option, choices in (("distance", DISTANCES), ("source", SOURCES)):
+            if getattr(self, option) not in choices:
+                words = ", ".join(choices)
+                raise ValueError(f"{option} must be one of {words}, got {getattr(self, option)!r}")
+        require_at_least(self, 1, "ahead")
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    """How long to train on data, and what to do on the way."""
+
+    updates: int = 20_000  # of the model
+    objective: str = "goal"  # goal; or reward: learns while it controls, with options of its own
+    eval_every: int = 5_000  # updates; 0: only at the end
+    eval_episodes: int = 20  # episodes per evaluation
+    checkpoint_every: int = 2_000  # updates
+    keep_checkpoints: int = 2  # older ones are removed
+    log_every: int = 500  # updates between rows of training losses
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        require_at_least(
+            self, 1, "updates", "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
+        )
+        require_at_least(self, 0, "eval_every")
+
+
+@dataclass(frozen=True)
+class GoalSettings:
+    """Everything that defines the training of a goal-conditioned model on data."""
+
+    name: str | None = None  # of the run folder; null: made from environment and seed
+    runs: str = "runs"  # where run folders lie
+    seed: int = 1  # of everything random
+    device: str = "auto"  # auto, cpu, cuda, mps
+    threads: int = 1  # of torch on the CPU; with one, a resumed run repeats bit for bit
+    data: str = MISSING  # folder of the dataset, see telic collect
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
+    planner: Any = None  # of the evaluations; its options are those of the planner it names
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    model: GoalModelConfig = field(default_factory=GoalModelConfig)
+    loss: GoalLossConfig = field(default_factory=GoalLossConfig)
+    train: OfflineConfig = field(default_factory=OfflineConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, alone or together."""
+        _check_run(self)
+
+    def run_name(self) -> str:
+        """`name`, or one made from environment and seed."""
+        return _run_name(self, "goal")
+
+
+AnySettings = Settings | GoalSettings
+OBJECTIVES: dict[str, type[AnySettings]] = {"reward": Settings, "goal": GoalSettings}
+
+
+def _check_run(settings: AnySettings) -> None:
+    """Raise ValueError for values of a training that make no sense, alone or together."""
+    require_at_least(settings, 1, "threads")
+    require_seed(settings.seed)
+    if settings.name in ("", ".", ".."):
+        raise ValueError(f"name must be the name of a folder, got {settings.name!r}")
+    planner, every = settings.planner, settings.agent.replan_every
+    if planner is not None and every > planner.horizon:
+        raise ValueError(
+            f"agent.replan_every must be at most planner.horizon = {planner.horizon}, got {every}"
+        )
+
+
+def _run_name(settings: AnySettings, kind: str) -> str:
+    if settings.name:
+        return settings.name
+    task = settings.env.name.split("/", 1)[-1]
+    return f"{task}-{kind}-seed{settings.seed}".replace("/", "-")
+
+
+def training_settings(raw: Mapping[str, Any]) -> AnySettings:
+    """Settings of the training that plain options describe, by `train.objective`.
+
+    Raises UsageError.
+    """
+    train = raw.get("train")
+    objective = train.get("objective", "reward") if isinstance(train, Mapping) else "reward"
+    if objective not in OBJECTIVES:
+        choices = " or ".join(OBJECTIVES)
+        raise UsageError(f"train.objective must be {choices}, got {objective!r}")
+    return build(OBJECTIVES[objective], raw)
 
 
 S = TypeVar("S")
@@ -158,7 +255,7 @@ def read_run_options(folder: RunFolder) -> dict[str, Any]:
     """The options that a run was started with. Raises UsageError naming the file if they fail."""
     raw = read_yaml(str(folder.config))
     try:
-        build(Settings, raw)
+        training_settings(raw)
     except UsageError as error:
         raise UsageError(f"{folder.config}: {error}") from None
     return raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from scripts.agent_files import describe, make_model
 from scripts.collector import Collector, RandomActions, episode_path, read_episode, write_episode
 from scripts.metrics import MetricsLogger
 from scripts.plots import Line, learning_curve
-from scripts.reference import reference_curves
+from scripts.reference import published_return, reference_curves
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, make_planner_from, resolve_device
-from scripts.stopwatch import WHOLE, Stopwatch
+from scripts.stopwatch import COMPONENTS, WHOLE, Stopwatch
 from world_models import (
     METRICS,
     Checkpoint,
@@ -49,6 +49,9 @@ TIME = "time/"  # metrics that start like this are wall-clock; all others repeat
 
 class TrainingRun:
     """All the state of a run. `advance` makes one control step; `save` can follow any of them."""
+
+    unit = "env frames"
+    axis = "frames"  # column of the metrics
 
     def __init__(self, settings: Settings, folder: RunFolder) -> None:
         """Writes nothing. Raises ValueError or UsageError for settings that cannot be trained."""
@@ -105,9 +108,24 @@ class TrainingRun:
         return self.steps * self.spec.action_repeat
 
     @property
+    def done(self) -> int:
+        """Env frames seen."""
+        return self.frames
+
+    @property
+    def total(self) -> int:
+        """Env frames that the settings ask for."""
+        return self.settings.train.frames
+
+    @property
     def finished(self) -> bool:
         """Whether all frames of the settings have been seen."""
-        return self.frames >= self.settings.train.frames
+        return self.done >= self.total
+
+    @property
+    def doing(self) -> str:
+        """What is going on, for a progress bar."""
+        return "training" if self.learning else "random actions"
 
     @property
     def progress(self) -> float:
@@ -240,6 +258,45 @@ class TrainingRun:
         for path in self.folder.episodes.glob("*.safetensors"):
             if int(path.stem) >= self.replay.added:
                 path.unlink()
+
+    def heading(self) -> str:
+        """One line on what is trained on what."""
+        return (
+            f"{self.spec.name}: {self.spec.observations}, {self.spec.actions}, "
+            f"{1000 * self.spec.control_period:.0f} ms per control step, planner "
+            f"{self.settings.planner.name}"
+        )
+
+    def evaluated(self, shown: dict[str, float]) -> str | None:
+        """One line on an evaluation, if `shown` holds one."""
+        if "eval/return" not in shown:
+            return None
+        return (
+            f"return {shown['eval/return']:.1f} ± {shown['eval/std']:.1f} "
+            f"over {len(self.eval_envs)} episodes"
+        )
+
+    def summary(self) -> list[str]:
+        """Lines on how long control steps took and how it went."""
+        lines = []
+        spent = self.stopwatch.milliseconds()
+        if spent:
+            parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
+            lines.append(
+                f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
+                f"thread(s), {1000 * self.spec.action_repeat / spent[WHOLE]:.0f} env frames per "
+                "second, compilation and evaluation not counted"
+            )
+        assert self.metrics is not None
+        frames, returns = self.metrics.column("eval/return")
+        if returns:
+            published = published_return(self.spec.name)
+            beside = f" (published TD-MPC2 at 100k frames: {published:.0f})" if published else ""
+            lines.append(f"return {returns[-1]:.1f} at {frames[-1]} frames{beside}")
+            lines.append(f"learning curve: {self.folder.plots / 'learning_curve.png'}")
+        if not self.learning:
+            lines.append("nothing was learned: train.frames ended before train.random_steps did")
+        return lines
 
     def close(self) -> None:
         """Close the environments."""
@@ -404,28 +461,3 @@ def trainable_spec(settings: Settings) -> EnvSpec:
 def passed(every: int, count: int, last: int) -> bool:
     """Whether a multiple of `every` lies in the `last` of `count`; never for 0."""
     return every > 0 and count // every > (count - last) // every
-
-
-Progress = Callable[[TrainingRun, dict[str, float]], None]
-
-
-def train(
-    run: TrainingRun, progress: Progress, interrupted: Callable[[], bool] = lambda: False
-) -> bool:
-    """Advance `run` until it has finished or `interrupted()`; True if it has finished.
-
-    Evaluates and saves on the way and at the end. `progress` hears of every control step.
-    """
-    if not run.steps:
-        run.save()  # so that a run killed at any time can be resumed
-    while not run.finished:
-        if interrupted():
-            run.save()
-            return False
-        shown = run.advance()
-        if run.evaluation_due:
-            shown = {**shown, **run.evaluate()}
-        if run.checkpoint_due:
-            run.save()
-        progress(run, shown)
-    return True

@@ -68,7 +68,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        ([], "no command; choose from train, sweep, control"),
+        ([], "no command; choose from train, sweep, collect"),
         (["contrl"], "unknown command 'contrl'; did you mean 'control'?"),
         (["train", "--seed=3"], "unknown argument '--seed=3'; options are written key=value"),
         (["train", "--config"], "argument --config: expected one argument"),

@@ -9,17 +9,26 @@ from world_models.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from world_models.goal import GoalModel, GoalModelConfig
+from world_models.goal_training import GOAL_METRICS, GoalLossConfig, GoalTrainer, window_length
 from world_models.latent import LatentModel, ModelConfig
 from world_models.networks import PictureEncoder, VectorEncoder
 from world_models.replay import Batch, Episode, Replay
 from world_models.training import METRICS, LossConfig, Trainer, discount_for
+from world_models.trajectories import GoalBatch, Trajectories
 
 __all__ = [
+    "GOAL_METRICS",
     "METRICS",
     "Batch",
     "Checkpoint",
     "CheckpointError",
     "Episode",
+    "GoalBatch",
+    "GoalLossConfig",
+    "GoalModel",
+    "GoalModelConfig",
+    "GoalTrainer",
     "LatentModel",
     "LinearQuadratic",
     "LossConfig",
@@ -29,6 +38,7 @@ __all__ = [
     "PointMass",
     "Replay",
     "Trainer",
+    "Trajectories",
     "VectorEncoder",
     "discount_for",
     "double_integrator",
@@ -36,4 +46,5 @@ __all__ = [
     "load_checkpoint",
     "prune_checkpoints",
     "save_checkpoint",
+    "window_length",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from world_models.networks import (
     EnsembleMLP,
     PictureEncoder,
     VectorEncoder,
+    frozen,
     normalised,
     simplex,
 )
@@ -169,12 +169,5 @@ class LatentModel(WorldModel):
         return float(self.spread)
 
     def frozen(self) -> LatentModel:
-        """A model that shares this one's weights in memory but takes no gradients.
-
-        It follows every in-place change, so planners can hold it while training goes on.
-        """
-        shared: dict[int, Tensor] = {
-            id(p): nn.Parameter(p.detach(), requires_grad=False) for p in self.parameters()
-        }
-        shared.update({id(b): b for b in self.buffers()})
-        return copy.deepcopy(self, shared)
+        """A model that shares this one's weights in memory but takes no gradients."""
+        return frozen(self)

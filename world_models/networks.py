@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,21 @@ def simplex(x: Tensor, size: int) -> Tensor:
 def normalised(x: Tensor) -> Tensor:
     """SiLU of the layer norm without learned scale, over the last axis."""
     return F.silu(F.layer_norm(x, x.shape[-1:]))
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen(module: M) -> M:
+    """A module that shares the weights of `module` in memory but takes no gradients.
+
+    It follows every in-place change, so planners can hold it while training goes on.
+    """
+    shared: dict[int, Tensor] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()
+    }
+    shared.update({id(b): b for b in module.buffers()})
+    return copy.deepcopy(module, shared)
 
 
 class MLP(nn.Module):
@@ -116,15 +133,18 @@ class PictureEncoder(nn.Module):
 class EnsembleMLP(nn.Module):
     """`count` MLPs with two hidden layers side by side, one batched matrix product per layer."""
 
-    def __init__(self, count: int, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(
+        self, count: int, inputs: int, hidden: int, outputs: int, neutral: bool = True
+    ) -> None:
+        """With `neutral`, every member starts at the prediction 0."""
         super().__init__()
         sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
         self.weights = nn.ParameterList(torch.empty(count, a, b) for a, b in sizes)
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
-        for weight in self.weights[:-1]:
+        for weight in self.weights:
             nn.init.trunc_normal_(weight, std=0.02)
-        # A zero last layer starts every member at the same, neutral prediction.
-        nn.init.zeros_(self.weights[-1])
+        if neutral:
+            nn.init.zeros_(self.weights[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (count, ..., outputs)."""

@@ -28,7 +28,7 @@ from scripts.version import code_version
 class SuiteSettings:
     """Options that every suite has."""
 
-    suite: str = "???"  # latency, truth, horizon or dmc
+    suite: str = "???"  # latency, truth, horizon, dmc or goals
     out: str | None = None  # folder; null: benchmarks/results where there is one, else benchmarks
     seed: int = 1  # of everything random
     threads: int = 1  # of torch on the CPU

@@ -1,0 +1,451 @@
+"""`suite=goals`: success of trained goal-conditioned models, at equal time per decision."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import MISSING
+
+from agents import GoalProtocol, Memory, MPCAgent, run_goal_episodes
+from mpc import Planner, trajectory_cost
+from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.suite import (
+    Cell,
+    Report,
+    Rows,
+    Suite,
+    SuiteSettings,
+    Target,
+    select,
+    skipped,
+    table,
+)
+from scripts.control import GOALS
+from scripts.goal_tasks import draw_goals, goal_agent, goal_task
+from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, open_goal_run
+from scripts.options import Options
+from scripts.plots import Line, Panel, line_panels, lines_through
+from scripts.settings import require_at_least
+from scripts.statistics import Interval, wilson
+
+OURS = "grasp"
+BATCH = 25  # problems that are planned side by side
+# Least success in closed loop, by environment: what published or earlier work makes a goal of.
+CLOSED = {"goal/pointmaze-medium": 0.95, "goal/pointmaze-large": 0.85}
+OPEN = {"goal/pointmaze-umaze": (80, 0.95)}  # horizon, least success in open loop
+
+
+@dataclass(frozen=True)
+class GoalsSettings(SuiteSettings):
+    """Options of `telic benchmark suite=goals`."""
+
+    seed: int = 40_000_000  # of the first pair of start and goal; far from those of trainings
+    runs: list[str] = MISSING  # run folders of trainings with train.objective=goal
+    device: str = "auto"  # auto, cpu, cuda, mps
+    pairs: int = 100  # starts and goals per cell, the same for all planners
+    closed: list[float] = field(default_factory=lambda: [50.0])  # ms of a decision, closed loop
+    horizons: list[int] = field(default_factory=lambda: [8])  # control steps, closed loop
+    open: list[float] = field(default_factory=lambda: [250.0, 1000.0, 4000.0])  # ms of a plan
+    spans: list[int] = field(default_factory=lambda: [20, 40, 80])  # control steps, open loop
+    trials: int = 5  # single decisions timed for each number of iterations that is tried
+    most: int = 1000  # iterations of a plan
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        require_at_least(self, 1, "pairs", "trials", "most")
+        for option in ("horizons", "spans"):
+            if getattr(self, option):
+                self.require_list(option, 1)
+        for option in ("closed", "open"):
+            if any(ms <= 0 for ms in getattr(self, option)):
+                raise ValueError(f"{option} must be above 0 ms, got {getattr(self, option)}")
+        if not self.runs or (self.runs != MISSING and len(set(self.runs)) < len(self.runs)):
+            raise ValueError(f"runs must list different run folders, got {self.runs}")
+
+
+class Goals(Suite):
+    """How many goals are reached, open loop and replanning at every control step."""
+
+    name = "goals"
+    summary = "success of models trained for goals, at equal time per decision"
+    Settings = GoalsSettings
+    GROUPS = CHANGES
+    MORE = (*MORE, *GOALS)
+    FIXED: ClassVar = {
+        "horizon": "horizons=8 (closed loop) and spans=20,80 (open loop)",
+        "iterations": "closed=50 and open=250,1000: as many as fit",
+        "deadline_ms": "closed=50 and open=250,1000",
+    }
+
+    def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:
+        super().__init__(settings, choice, changes)
+        self.loaded = {
+            run: open_goal_run(run, None, settings.device, changes) for run in settings.runs
+        }
+
+    @classmethod
+    def default_planners(cls) -> list[str]:
+        """Those that are compared in the literature, and two that do not search."""
+        return [OURS, "latco", "gradient", "cem", "mppi", "policy", "random"]
+
+    def facts(self) -> dict[str, Any]:
+        """The trained models and what they are evaluated on."""
+        return {
+            run: {
+                "updates": one.trained.updates,
+                "data": one.trained.data["hash"],
+                "self_test": one.trained.checkpoint.meta["self_test"],
+                "device": str(one.device),
+                "protocol": self._protocol(one).hash,
+            }
+            for run, one in self.loaded.items()
+        }
+
+    def _protocol(self, loaded: LoadedGoalRun) -> GoalProtocol:
+        spec, settings = loaded.spec, self.settings
+        assert spec.episode_steps is not None
+        return GoalProtocol(
+            spec.name,
+            spec.action_repeat,
+            spec.episode_steps,
+            tuple(settings.seed + i for i in range(settings.pairs)),
+            asdict(loaded.settings.goal),
+            loaded.settings.agent.replan_every,
+        )
+
+    def cells(self) -> list[Cell]:
+        """Every planner at every horizon and budget on every run."""
+        settings, cells = self.settings, []
+        kinds = (
+            ("closed", settings.closed, settings.horizons),
+            ("open", settings.open, settings.spans),
+        )
+        for run, loaded in self.loaded.items():
+            for kind, budgets, horizons in kinds:
+                for budget in budgets:
+                    for horizon in horizons:
+                        for name in self.choice.names:
+                            # Refuses wrong options before the work begins.
+                            loaded.make_planner(name, self.choice.options | {"horizon": horizon})
+                            key = {"kind": kind, "run": run, "planner": name}
+                            key |= {"horizon": horizon, "ms": budget}
+                            measure = partial(self._measure, run, kind, name, horizon, budget)
+                            cells.append(Cell(key, measure))
+        return cells
+
+    def _measure(
+        self, run: str, kind: str, name: str, horizon: int, budget: float
+    ) -> dict[str, Any]:
+        """Calibrate on single decisions, then run the episodes with what fits."""
+        settings, loaded = self.settings, self.loaded[run]
+        options = self.choice.options | {"horizon": horizon}
+        cold = kind == "open"
+        recorded = loaded.held_out()
+        starts = draw_goals(loaded.settings.goal, recorded, settings.pairs, settings.seed)
+        # Seconds of the last ones: compiling, caches and the first, cold decision do not count.
+        latest: list[float] = []
+
+        def decision(found: Options) -> float:
+            planner = loaded.make_planner(name, options | found)
+            latest[:] = self._decisions(loaded, planner, starts[0], cold)
+            return 1000.0 * statistics.median(latest)
+
+        try:
+            found = calibrate(
+                decision, budget, loaded.make_planner(name, options).config, settings.most
+            )
+        except ValueError as error:  # such as a planner that needs a goal to end in
+            return {"skipped": str(error)}
+        decision(found.options)
+        planner = loaded.make_planner(name, options | found.options)
+        protocol = self._protocol(loaded)
+        reached: list[int | None] = []
+        promised: list[bool] = []
+        for first in range(0, settings.pairs, BATCH):
+            part = slice(first, first + BATCH)
+            one, told = self._episodes(
+                loaded, planner, protocol.seeds[part], starts[part], horizon if cold else None
+            )
+            reached, promised = reached + one, promised + told
+        return {
+            "calibration": asdict(found),
+            "reached": reached,
+            "promised": promised,
+            "latency_ms": [1000.0 * s for s in latest],
+        }
+
+    def _decisions(
+        self,
+        loaded: LoadedGoalRun,
+        planner: Planner[Any],
+        start: Mapping[str, Any] | None,
+        cold: bool,
+    ) -> list[float]:
+        """Seconds of single decisions: cold ones, or warm ones along an episode."""
+        env = loaded.make_env()
+        try:
+            given = None if start is None else dict(start)
+            obs, info = env.reset(seed=self.settings.seed, options=given)
+            agent = self._agent(loaded, planner, info["goal"][None], 1)
+            memory, seconds = agent.start(0, loaded.device), []
+            for _ in range(self.settings.trials + 1):
+                if cold:
+                    memory = agent.start(0, loaded.device)
+                actions, memory = agent.act(obs[None], memory)
+                seconds.append(memory.seconds)
+                if not cold:
+                    obs, *_ = env.step(actions[0])
+        finally:
+            env.close()
+        return seconds[1:]
+
+    def _agent(
+        self,
+        loaded: LoadedGoalRun,
+        planner: Planner[Any],
+        goals: NDArray[np.float32],
+        replan_every: int,
+    ) -> MPCAgent:
+        settings = loaded.settings
+        config = replace(settings.agent, replan_every=replan_every)
+        return goal_agent(loaded.trained.model, planner, config, settings.goal.distance, goals)
+
+    def _episodes(
+        self,
+        loaded: LoadedGoalRun,
+        planner: Planner[Any],
+        seeds: Sequence[int],
+        starts: Sequence[Mapping[str, Any] | None],
+        horizon: int | None,
+    ) -> tuple[list[int | None], list[bool]]:
+        """When goals were reached, and of plans of `horizon` whether the model said they would be.
+
+        Closed loop if `horizon` is None.
+        """
+        spec, every = loaded.spec, loaded.settings.agent.replan_every
+        envs = [loaded.make_env() for _ in seeds]
+        agents: list[MPCAgent] = []
+        promised: list[bool] = []
+
+        def make(goals: NDArray[np.float32]) -> MPCAgent:
+            agents.append(self._agent(loaded, planner, goals, horizon or every))
+            return agents[0]
+
+        def watch(_: Any, memory: Memory, running: Sequence[bool]) -> None:
+            if horizon is not None and not promised:
+                promised[:] = reached_in_model(loaded, agents[0], memory, envs)
+
+        assert spec.episode_steps is not None
+        steps = spec.episode_steps if horizon is None else horizon
+        try:
+            records = run_goal_episodes(
+                make, envs, seeds, starts, steps, device=str(loaded.device), watch=watch
+            )
+        finally:
+            for env in envs:
+                env.close()
+        return [record.reached for record in records], promised
+
+    def report(self, rows: Rows) -> Report:
+        """By run: success and times; the targets."""
+        settings = self.settings
+        protocol = (
+            f"{settings.pairs} pairs of start and goal, the same for every planner; an episode is "
+            "a success if the task's rule is met at any control step. For each planner, horizon "
+            "and budget the number of iterations is the largest whose median single decision "
+            f"(B = 1, {settings.trials} of them) takes at most that long, up to {settings.most}. "
+            "Closed loop: replanned at every control step with a warm start, up to the time limit "
+            "of the task. Open loop: one plan, executed to its end; 'in the model' is the share of "
+            "plans that the model says would reach the goal. A star: one iteration takes longer "
+            "than the budget. All other options are defaults; Wilson intervals at 95 % for ONE "
+            "trained model each."
+        )
+        if self.choice.options:
+            protocol += f" Planner options: `{self.choice.options}`."
+        sections: list[str] = []
+        targets: list[Target] = []
+        for run, loaded in self.loaded.items():
+            name = loaded.spec.name
+            about = (
+                f"{loaded.trained.updates} updates on {loaded.trained.data['path']} (data "
+                f"`{loaded.trained.data['hash']}`), goals {loaded.settings.goal}, protocol "
+                f"`{self._protocol(loaded).hash}`"
+            )
+            sections.append(f"## {name}: {run}\n\n{about}")
+            for kind in ("closed", "open"):
+                sections += list(self._tables(select(rows, run=run, kind=kind), kind))
+            targets += goal_targets(name, select(rows, run=run))
+        sections += skipped(rows)
+        return Report("Goals", protocol, sections, targets)
+
+    def _tables(self, rows: Rows, kind: str) -> Iterator[str]:
+        """Success of one run, by budget."""
+        for ms in sorted({row["cell"]["ms"] for row in rows}):
+            at = [row for row in select(rows, ms=ms) if "reached" in row["result"]]
+            horizons = sorted({row["cell"]["horizon"] for row in at})
+            heading = ["", *(f"H = {h}" for h in horizons)]
+            lines = []
+            for name in self.choice.names:
+                line = [name]
+                for horizon in horizons:
+                    found = select(at, planner=name, horizon=horizon)
+                    line.append(_words(found[0]["result"]) if found else "–")
+                lines.append(line)
+            word = "closed loop" if kind == "closed" else "open loop"
+            yield f"### {word}, {ms:g} ms per decision\n\n{table(heading, lines)}"
+        if kind == "open" and rows:
+            yield from self._times(rows)
+
+    def _times(self, rows: Rows) -> Iterator[str]:
+        """The smallest budget at which a goal was reached, median over the pairs."""
+        horizons = sorted({row["cell"]["horizon"] for row in rows})
+        lines = []
+        for name in self.choice.names:
+            line = [name]
+            for horizon in horizons:
+                times = times_to_success(select(rows, planner=name, horizon=horizon))
+                line.append(_seconds(times))
+            lines.append(line)
+        heading = ["", *(f"H = {h}" for h in horizons)]
+        title = "### open loop: seconds of planning to success, median over the pairs that succeed"
+        yield f"{title}\n\n{table(heading, lines)}"
+
+    def draw(self, rows: Rows, folder: Path) -> None:
+        """Success over the horizon of open-loop plans, a picture per run with a panel a budget."""
+        for number, (run, loaded) in enumerate(self.loaded.items(), 1):
+            panels = []
+            for kind, budgets in (("closed", self.settings.closed), ("open", self.settings.open)):
+                for ms in budgets:
+                    lines: list[Line] = []
+                    for name in self.choice.names:
+                        points = [
+                            (row["cell"]["horizon"], *_tuple(rate(row["result"])))
+                            for row in select(rows, run=run, kind=kind, planner=name, ms=ms)
+                            if "reached" in row["result"]
+                        ]
+                        lines += lines_through(name, sorted(points))
+                    title = f"{kind} loop, {ms:g} ms per decision"
+                    panels.append(Panel(title, "horizon H", "success", lines))
+            path = folder / f"goals-{number}-{loaded.folder.name}.png"
+            line_panels(path, panels, f"{loaded.spec.name}: {loaded.folder.name}")
+
+
+def reached_in_model(
+    loaded: LoadedGoalRun, agent: MPCAgent, memory: Memory, envs: Sequence[Any]
+) -> list[bool]:
+    """Whether the model says that the plans in `memory` reach the goals of `envs`.
+
+    Of models of pictures, which have no decoder, nothing is known: an empty list.
+    """
+    if loaded.spec.pictures:
+        return []
+    plan = memory.plan
+    assert plan is not None
+    model = loaded.trained.model
+    with torch.no_grad():
+        window = plan.states[:, 0].repeat(1, model.history)
+        _, states = trajectory_cost(
+            agent.model, agent.objective, agent.discount, window, plan.actions
+        )
+        seen = model.decode(states).cpu().numpy()
+    found = []
+    for env, path in zip(envs, seen, strict=True):
+        task = goal_task(env)
+        found.append(any(task.reached(task.state_of(obs), task.goal) for obs in path))
+    return found
+
+
+def rate(result: Mapping[str, Any]) -> Interval:
+    """Share of pairs that succeeded, with its interval."""
+    reached = result["reached"]
+    return wilson(sum(one is not None for one in reached), len(reached))
+
+
+def times_to_success(rows: Rows) -> list[float | None]:
+    """Seconds of the smallest budget with which each pair succeeded; None: with none."""
+    ordered = sorted((r for r in rows if "reached" in r["result"]), key=lambda r: r["cell"]["ms"])
+    if not ordered:
+        return []
+    found: list[float | None] = [None] * len(ordered[0]["result"]["reached"])
+    for row in reversed(ordered):
+        for i, reached in enumerate(row["result"]["reached"]):
+            if reached is not None:
+                found[i] = row["cell"]["ms"] / 1000.0
+    return found
+
+
+def goal_targets(env: str, rows: Rows) -> list[Target]:
+    """What shall hold for GRASP in this environment, with what was measured."""
+    targets = []
+    if env in CLOSED:
+        found = [r for r in select(rows, kind="closed", planner=OURS) if "reached" in r["result"]]
+        text = f"{env}, closed loop: {OURS} reaches {100 * CLOSED[env]:.0f} % of far goals"
+        rates = {f"H = {r['cell']['horizon']}": rate(r["result"]) for r in found}
+        measured = ", ".join(f"{_percent(one)} at {at}" for at, one in rates.items()) or "–"
+        met = min(one.point for one in rates.values()) >= CLOSED[env] if rates else None
+        targets.append(Target(text, measured, met))
+    if env in OPEN:
+        horizon, least = OPEN[env]
+        cells = select(rows, kind="open", horizon=horizon)
+        times = {
+            name: times_to_success(select(cells, planner=name))
+            for name in {row["cell"]["planner"] for row in cells}
+        }
+        text = f"{env}, open loop, H = {horizon}: {OURS} reaches {100 * least:.0f} % of far goals"
+        ours = times.get(OURS)
+        if ours:
+            share = sum(one is not None for one in ours) / len(ours)
+            targets.append(Target(text, f"{100 * share:.0f} %", share >= least))
+        text = f"{env}, open loop, H = {horizon}: in half of the time of the next best planner"
+        medians = {
+            name: statistics.median(known)
+            for name, found_times in times.items()
+            if (known := [one for one in found_times if one is not None])
+            and len(known) >= least * len(found_times)
+        }
+        if OURS in medians and len(medians) > 1:
+            rival = min((n for n in medians if n != OURS), key=medians.__getitem__)
+            measured = f"{medians[OURS]:g} s against {medians[rival]:g} s of {rival}"
+            targets.append(Target(text, measured, medians[OURS] <= 0.5 * medians[rival]))
+        else:
+            measured = f"no two planners reach {100 * least:.0f} %"
+            targets.append(Target(text, measured, None))
+    return targets
+
+
+def _words(result: Mapping[str, Any]) -> str:
+    """Success, steps, what the model said, and the time of a decision."""
+    times = [one for one in result["reached"] if one is not None]
+    parts = [_percent(rate(result))]
+    if times:
+        parts.append(f"{statistics.median(times):.0f} steps")
+    if result["promised"]:
+        parts.append(f"{100 * float(np.mean(result['promised'])):.0f} % in the model")
+    options = result["calibration"]["options"]
+    parts += [f"{options['iterations']} it."] if "iterations" in options else []
+    star = "" if result["calibration"]["fits"] else " *"
+    return ", ".join([*parts, f"{np.median(result['latency_ms']):.0f} ms{star}"])
+
+
+def _percent(one: Interval) -> str:
+    return f"{100 * one.point:.0f} % ({100 * one.low:.0f} to {100 * one.high:.0f})"
+
+
+def _tuple(one: Interval) -> tuple[float, float, float]:
+    return one.point, one.low, one.high
+
+
+def _seconds(times: Sequence[float | None]) -> str:
+    known = [one for one in times if one is not None]
+    if not known:
+        return "–"
+    return f"{statistics.median(known):g} s ({len(known)} of {len(times)})"

@@ -1,0 +1,248 @@
+"""From recorded episodes to goals: telic collect, train, control and benchmark on goal tasks."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_for
+
+from envs import make_env
+from scripts.benchmarks.goals import goal_targets, times_to_success
+from scripts.collect import CollectSettings, record
+from scripts.datasets import HELD_OUT, Dataset
+from scripts.goal_tasks import draw_goals, goal_task
+from scripts.settings import GoalConfig
+from world_models import latest_checkpoint, load_checkpoint
+
+minari = pytest.importorskip("minari", reason="datasets need it: telic[goals]")
+
+ENV = "env=goal/two-rooms"
+EPISODES = 45  # of which three are held out
+SIZES = (
+    "model.hidden_dim=16",
+    "model.latent_dim=8",
+    "loss.batch_size=8",
+    "loss.compile=false",
+    "train.updates=40",
+    "train.eval_every=20",
+    "train.eval_episodes=2",
+    "train.checkpoint_every=10",
+    "train.log_every=10",
+    "env.episode_frames=20",
+    "wandb.mode=disabled",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("datasets")
+    options = (f"episodes={EPISODES}", "steps=30", f"datasets={folder}", "policy=scripted")
+    result = telic("collect", ENV, *options)
+    assert result.code == 0, result.err
+    path = folder / "two-rooms-scripted-v0"
+    assert str(path) in result.out and f"{EPISODES} episodes, {30 * EPISODES} control" in result.out
+    return path
+
+
+def train(data: Path, run: Path, *options: str) -> Result:
+    place = (f"runs={run.parent}", f"name={run.name}")
+    return telic("train", ENV, f"data={data}", "train.objective=goal", *SIZES, *place, *options)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(data, path)
+    assert result.code == 0, result.err
+    assert "of 2 goals reached" in result.out and "effective rank of the latents" in result.out
+    return path
+
+
+def test_minari_finds_what_was_collected(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(data.parent))
+    found = minari.load_dataset(data.name)
+    assert found.total_episodes == EPISODES and found.total_steps == 30 * EPISODES
+    ours = list(Dataset.open(data).read())
+    assert len(ours) == EPISODES
+    assert np.array_equal(ours[3].episode.obs.numpy(), found[3].observations)
+    assert (data / "coverage.png").stat().st_size > 10_000
+    assert not [path for path in data.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_recorded_actions_lead_from_state_to_state(data: Path) -> None:
+    env = make_env("goal/two-rooms")
+    task = goal_task(env)
+    for one in list(Dataset.open(data).read())[:3]:
+        assert one.states is not None and len(one.states) == 31
+        env.reset(seed=0, options={"state": one.states[0]})
+        for t, action in enumerate(one.episode.actions.numpy()):
+            obs, *_ = env.step(action)
+            assert np.array_equal(obs, one.episode.obs[t + 1].numpy())
+            assert np.array_equal(task.state, one.states[t + 1])
+
+
+def test_a_collection_goes_on_where_it_was_stopped(data: Path, tmp_path: Path) -> None:
+    options = (ENV, "policy=scripted", "steps=30", f"datasets={tmp_path}")
+    parts = tmp_path / ".two-rooms-scripted-v0.parts"
+    with start_telic("collect", *options, "episodes=100000") as process:
+        wait_for(lambda: len(list(parts.glob("*.safetensors"))) > 5, process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "all saved; the same command goes on" in out
+    for path in sorted(parts.glob("*.safetensors"))[30:]:
+        path.unlink()
+    assert "other options" in telic("collect", *options, "seed=2", "episodes=45").error
+    assert telic("collect", *options, f"episodes={EPISODES}").code == 0
+    again = Dataset.open(tmp_path / data.name)
+    for one, other in zip(Dataset.open(data).read(), again.read(), strict=True):
+        assert torch.equal(one.episode.obs, other.episode.obs)
+        assert torch.equal(one.episode.actions, other.episode.actions)
+
+
+def test_every_episode_has_its_own_random_numbers() -> None:
+    settings = CollectSettings(steps=20)
+    env = make_env("goal/two-rooms")
+    one, other, again = (record(settings, env, index) for index in (0, 1, 0))
+    assert not torch.equal(one["actions"], other["actions"])
+    assert torch.equal(one["obs"], again["obs"]) and torch.equal(one["actions"], again["actions"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("policy=expert",), "policy must be one of smooth-random, random, scripted"),
+        (("episodes=0",), "episodes must be at least 1"),
+        (("env=dmc/cartpole-swingup", "policy=scripted"), "has no scripted policy"),
+    ],
+)
+def test_collections_that_make_no_sense_are_refused(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    assert words in telic("collect", ENV, f"datasets={tmp_path / 'x'}", *options).error
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_dataset_is_never_overwritten(data: Path) -> None:
+    before = (data / "telic.json").read_bytes()
+    options = ("policy=scripted", f"datasets={data.parent}")
+    assert "exists already; choose another name=" in telic("collect", ENV, *options).error
+    assert (data / "telic.json").read_bytes() == before
+
+
+def test_a_training_on_data_goes_on_bit_for_bit(data: Path, run: Path, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    assert train(data, stopped, "train.updates=40").code == 0
+    # As if it had been killed after update 20: the rows past it are dropped.
+    shutil.rmtree(stopped / "checkpoints" / "000000040")
+    newest = latest_checkpoint(stopped / "checkpoints")
+    assert newest.name == "000000030"
+    result = telic("train", f"resume={stopped}")
+    assert result.code == 0 and "updates 30 to 40" in result.out
+    a, b = (load_checkpoint(latest_checkpoint(path / "checkpoints")) for path in (run, stopped))
+    for group, tensors in a.tensors.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, b.tensors[group][name]), f"{group}/{name}"
+    assert list(map(repeatable, csv_rows(run))) == list(map(repeatable, csv_rows(stopped)))
+
+
+def test_metrics_are_counted_in_updates(run: Path) -> None:
+    rows = csv_rows(run)
+    assert next(iter(rows[0])) == "updates" and rows[-1]["updates"] == "40"
+    assert float(rows[0]["train/effective_rank"]) > 1.0
+    assert (run / "plots" / "learning_curve.png").is_file()
+
+
+def test_other_data_is_refused(data: Path, run: Path, tmp_path: Path) -> None:
+    other = telic("collect", ENV, "episodes=40", "steps=30", f"datasets={tmp_path}")
+    assert other.code == 0
+    wrong = tmp_path / "two-rooms-smooth-random-v0"
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text().replace(str(data), str(wrong))
+    (copy / "config.yaml").write_text(config)
+    message = telic("train", f"resume={copy}", "train.updates=50").error
+    assert f"{wrong} is not the data that {copy} was trained on" in message
+    message = telic(
+        "train", "env=goal/two-rooms", "env.action_repeat=2", f"data={data}", "train.objective=goal"
+    ).error
+    assert "was recorded with env.action_repeat=1, not 2" in message
+    missing = telic("train", "train.objective=goal", "data=/nowhere", f"runs={tmp_path}").error
+    assert "/nowhere is no dataset; make one with telic collect" in missing
+    assert "train.objective must be reward or goal" in telic("train", "train.objective=gaol").error
+
+
+def test_control_says_whether_the_goal_was_reached_and_draws_the_way(run: Path) -> None:
+    result = telic("control", f"run={run}", "goal.source=random", "horizon=6", "plan_step=2")
+    assert result.code == 0, result.err
+    assert "horizon 6" in result.out and "model of 40 updates on" in result.out
+    assert (
+        "goal NOT reached in 20 control steps" in result.out or "goal reached after" in result.out
+    )
+    for name in ("episode", "plan", "path"):
+        (picture,) = (run / "plots").glob(f"{name}-grasp-*.png")
+        assert picture.stat().st_size > 10_000
+
+
+def test_commands_for_reward_refuse_a_run_for_goals(run: Path) -> None:
+    assert "was trained for goals" in telic("evaluate", f"run={run}").error
+    assert "was trained for goals" in telic("export", f"run={run}").error
+
+
+def test_goals_come_from_episodes_that_were_not_trained_on(data: Path) -> None:
+    recorded = list(Dataset.open(data).read())[::HELD_OUT]
+    assert len(recorded) == 3
+    states = np.concatenate([one.states for one in recorded if one.states is not None])
+    for source, ahead in (("random", 25), ("ahead", 7)):
+        pairs = draw_goals(GoalConfig(source=source, ahead=ahead), recorded, 20, seed=0)
+        again = draw_goals(GoalConfig(source=source, ahead=ahead), recorded, 20, seed=0)
+        for pair, same in zip(pairs, again, strict=True):
+            assert pair is not None and same is not None
+            assert np.array_equal(pair["goal"], same["goal"])
+            rows = [int(np.flatnonzero((states == pair[key]).all(1))[0]) for key in pair]
+            if source == "ahead":
+                assert rows[1] - rows[0] == ahead
+    with pytest.raises(ValueError, match=r"goal\.source=ahead needs recorded .* of 500 control"):
+        draw_goals(GoalConfig(source="ahead", ahead=500), recorded, 1, 0)
+
+
+def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Path) -> None:
+    options = ("planner=grasp,cem,policy", "pairs=3", "open=30", "closed=20", "spans=4", "most=3")
+    words = ("benchmark", "suite=goals", f"runs={run}", *options, "horizons=3", f"out={tmp_path}")
+    first = telic(*words, "trials=1")
+    assert first.code == 0, first.err
+    found = json.loads((tmp_path / "goals.json").read_text())
+    assert len(found["cells"]) == 6
+    for row in found["cells"]:
+        assert len(row["result"]["reached"]) == 3
+        cold = row["cell"]["kind"] == "open"
+        assert len(row["result"]["promised"]) == (3 if cold else 0)
+    text = (tmp_path / "goals.md").read_text()
+    assert "### closed loop, 20 ms per decision" in text and "in the model" in text
+    assert list(tmp_path.glob("goals-1-*.png"))
+    again = telic(*words, "trials=1")
+    assert "6 of 6 cells are finished already" in again.out
+
+
+def cell(planner: str, ms: float, *reached: int | None) -> dict[str, dict[str, object]]:
+    key = {"kind": "open", "planner": planner, "horizon": 80, "ms": ms}
+    return {"cell": key, "result": {"reached": list(reached)}}
+
+
+def test_time_to_success_is_the_smallest_budget_that_sufficed() -> None:
+    rows = [cell("grasp", 4000.0, 3, 5, None), cell("grasp", 250.0, None, 7, None)]
+    assert times_to_success(rows) == [4.0, 0.25, None]
+
+
+def test_targets_compare_success_and_time() -> None:
+    task = "goal/pointmaze-umaze"
+    rows = [cell("grasp", 250.0, *[20] * 20), cell("cem", 250.0, *[None] * 20)]
+    rows += [cell("grasp", 1000.0, *[20] * 20), cell("cem", 1000.0, *[30] * 20)]
+    reach, faster = goal_targets(task, rows)
+    assert reach.met and faster.met and "0.25 s against 1 s of cem" in faster.measured
+    slow = [cell("grasp", 1000.0, *[20] * 19, None), cell("cem", 1000.0, *[20] * 20)]
+    reach, faster = goal_targets(task, slow)
+    assert reach.met and not faster.met

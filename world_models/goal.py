@@ -1,0 +1,201 @@
+"""The goal-conditioned latent world model, trained from data without rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mpc.actions import ActionSpace, action_space
+from mpc.contracts import Transition, WorldModel
+from mpc.history import newest
+from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen
+
+PLACES = 32  # numbers in either part of a place
+UNIT = 10.0  # control steps that one of them stands for
+
+
+def gaps(here: Tensor, there: Tensor) -> Tensor:
+    """A quasimetric between places (..., 2 * PLACES): (...).
+
+    A Euclidean distance plus the largest number by which `there` exceeds `here`, which need not be
+    the same on the way back (Liu et al. 2023, arXiv:2208.08133). The triangle inequality holds
+    whatever the network, so that what is learned about short ways carries over to long ones.
+    """
+    both, one = (there - here).split(PLACES, -1)
+    euclidean = (both.square().sum(-1) + 1e-6).sqrt()
+    return UNIT * (euclidean + one.clamp_min(0.0).amax(-1))
+
+
+@dataclass(frozen=True)
+class GoalModelConfig:
+    """Sizes of the goal-conditioned model."""
+
+    latent_dim: int = 32  # numbers of a latent
+    hidden_dim: int = 256  # width of all hidden layers
+    history: int = 1  # latents that a step sees
+    distances: int = 2  # members of the ensemble of temporal distances
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no sense."""
+        for option in ("latent_dim", "hidden_dim", "history", "distances"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+
+
+class GoalModel(WorldModel):
+    """Encoder, latent step, temporal distance, goal-conditioned policy and decoder.
+
+    Latents have no fixed range; the losses keep each of their numbers at a variance of about 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        config: GoalModelConfig,
+        choices: tuple[int, ...] = (),
+        pictures: int = 0,
+    ) -> None:
+        """`choices` and `pictures` as of `LatentModel`."""
+        super().__init__()
+        self.config, self.pictures = config, pictures
+        self._action_space = action_space(action_dim, choices)
+        self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
+        self.history = config.history
+        latent, hidden = config.latent_dim, config.hidden_dim
+        self.encoder: nn.Module
+        if pictures:
+            features = PictureEncoder(pictures, hidden)
+            self.encoder = nn.Sequential(features, MLP(hidden, hidden, latent))
+        else:
+            self.encoder = MLP(obs_dim, hidden, hidden, latent)
+            self.decoder = MLP(latent, hidden, hidden, obs_dim)
+        self.dynamics = MLP(config.history * latent + action_dim, hidden, hidden, latent)
+        # Of every member two parts, for the two terms of `gaps`.
+        sizes = latent, hidden, 2 * PLACES
+        self.places = EnsembleMLP(config.distances, *sizes, neutral=False)
+        self.actor = MLP(2 * latent, hidden, hidden, action_dim)
+        self.inverse = MLP(2 * latent, hidden, action_dim)
+        # Vectors are seen with mean 0 and variance 1, see `fit`; a PictureEncoder does its own.
+        size = 1 if pictures else obs_dim
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("spread", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def fit(self, obs: Tensor) -> None:
+        """Take mean and deviation of observations from examples (B, O)."""
+        if isinstance(self.encoder, nn.Sequential):
+            features = self.encoder[0]
+            assert isinstance(features, PictureEncoder)
+            features.fit(obs)
+            return
+        self.mean.copy_(obs.mean(0))
+        self.std.copy_(obs.std(0).clamp_min(1e-3))
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """What actions it takes."""
+        return self._action_space
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latent of an observation: (..., O) -> (..., Z)."""
+        z: Tensor = self.encoder(obs if self.pictures else (obs - self.mean) / self.std)
+        return z
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
+        return newest(self, z) + self.dynamics(torch.cat([z, a], -1))
+
+    def distance_members(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Temporal distances of the ensemble, as `distance`: (members, ...)."""
+        return gaps(self.places(z), self.places(goal))
+
+    def distance(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""
+        return self.distance_members(z, goal).mean(0)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Observation of a latent: (..., Z) -> (..., O)."""
+        if self.pictures:
+            raise NotImplementedError("a model of pictures has no decoder")
+        return self.decoder(z) * self.std + self.mean
+
+    def towards(self, goal: Tensor) -> Towards:
+        """This model with a policy prior that leads to `goal` (B, Z)."""
+        return Towards(self, goal)
+
+    def latent_spread(self) -> float:
+        """Mean standard deviation of a latent number over the training data."""
+        return float(self.spread)
+
+    def frozen(self) -> GoalModel:
+        """A model that shares this one's weights in memory but takes no gradients."""
+        return frozen(self)
+
+
+class Towards(WorldModel):
+    """A goal-conditioned model with the policy prior to one goal per problem."""
+
+    def __init__(self, model: GoalModel, goal: Tensor) -> None:
+        """`goal` (B, Z)."""
+        super().__init__()
+        self.model, self.goal = model, goal
+        self.latent_dim, self.action_dim = model.latent_dim, model.action_dim
+        self.history = model.history
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """What actions it takes."""
+        return self.model.action_space
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latent of an observation: (..., O) -> (..., Z)."""
+        return self.model.encode(obs)
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
+        return self.model.step(z, a)
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        """The next latent; there is no reward."""
+        return Transition(z, a, self.model.step(z, a))
+
+    def distance(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Discounted control steps from `z` to `goal`: (..., Z) both -> (...)."""
+        return self.model.distance(z, goal)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Observation of a latent: (..., Z) -> (..., O)."""
+        return self.model.decode(z)
+
+    def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mode of the policy to the goal, plus `noise` of a third of its size: (B, ..., Z)."""
+        goal = self.goal.view(-1, *(1,) * (z.dim() - 2), self.latent_dim).expand_as(z)
+        action = torch.tanh(self.model.actor(torch.cat([z, goal], -1)))
+        if noise is not None:
+            action = (action + POLICY_STD * noise).clamp(-1.0, 1.0)
+        return action
+
+    def latent_spread(self) -> float:
+        """Mean standard deviation of a latent number over the training data."""
+        return self.model.latent_spread()
+
+
+POLICY_STD = 0.3  # of samples of the policy, which is trained as a regression and has none
+
+
+def effective_rank(z: Tensor) -> Tensor:
+    """How many directions the latents (N, Z) fill: exp of the entropy of the singular values.
+
+    Roy and Vetterli 2007. Between 1, collapsed, and Z; ().
+    """
+    values = torch.linalg.svdvals(z - z.mean(0))
+    share = values / values.sum().clamp_min(1e-12)
+    return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())

@@ -1,0 +1,235 @@
+"""Losses of the goal-conditioned model, and the trainer that takes one optimisation step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpc.compilation import compiled
+from mpc.history import push
+from world_models.goal import GoalModel, effective_rank, gaps
+from world_models.trajectories import GoalBatch, Trajectories
+
+GOAL_METRICS = (
+    "loss",
+    "prediction",
+    "variance",
+    "covariance",
+    "reconstruction",
+    "inverse",
+    "distance",
+    "policy",
+    "mean_distance",
+)
+
+
+@dataclass(frozen=True)
+class GoalLossConfig:
+    """Weights and optimisation of the goal-conditioned model's training."""
+
+    horizon: int = 5  # control steps that the model is unrolled over
+    batch_size: int = 128  # windows per update
+    lr: float = 1e-3  # of Adam
+    final_lr: float = 0.05  # share of lr left at the end of a run
+    lr_falls_after: float = 0.4  # share of a run after which lr begins to fall
+    max_gradient_norm: float = 10.0
+    prediction: float = 1.0  # weight of the latent prediction error
+    variance: float = 1.0  # weight against latents whose variance is below 1
+    covariance: float = 0.05  # weight against latents that say the same
+    reconstruction: float = 1.0  # weight of the decoder's error, of vectors
+    inverse: float = 0.1  # weight of the error in the action between two latents
+    distance: float = 1.0  # weight of the temporal distance's error
+    policy: float = 1.0  # weight of the policy's error
+    discount: float = 0.99  # per control step, of the temporal distance
+    expectile: float = 0.9  # above 0.5, distances are those of the better recorded ways
+    target_rate: float = 0.01  # of the exponential moving average of the distances
+    temperature: float = 1.0  # control steps that an action saves, by which it counts e times more
+    goals_here: float = 0.1  # share of goals that are the present state
+    goals_ahead: float = 0.5  # share of goals that are a later state of the episode
+    compile: bool = True  # needs a C++ compiler; without one training runs eagerly
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for option in ("horizon", "batch_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        for option in ("lr", "max_gradient_norm", "temperature"):
+            if not getattr(self, option) > 0:
+                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+        weights = ("prediction", "variance", "covariance", "reconstruction", "inverse")
+        for option in (*weights, "distance", "policy", "final_lr"):
+            if not getattr(self, option) >= 0:
+                raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        for option in ("discount", "expectile", "target_rate"):
+            if not 0 < getattr(self, option) < 1:
+                raise ValueError(f"{option} must be above 0 and below 1")
+        if not 0 <= self.lr_falls_after < 1:
+            raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
+        if min(self.goals_here, self.goals_ahead) < 0 or self.goals_here + self.goals_ahead > 1:
+            raise ValueError("goals_here and goals_ahead must be shares that add up to at most 1")
+
+
+class GoalTrainer:
+    """One-step trainer: holds the optimiser and the target distances."""
+
+    def __init__(self, model: GoalModel, config: GoalLossConfig) -> None:
+        self.model, self.config = model, config
+        self.frozen = model.frozen()
+        self.target = copy.deepcopy(model.places).requires_grad_(False)
+        device = next(model.parameters()).device
+        fused = device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=fused)
+        self._losses = compiled(self._compute, config.compile)
+
+    def draw(self, data: Trajectories) -> GoalBatch:
+        """A batch of `data`, whose windows must be `window_length` long."""
+        cfg = self.config
+        shares = cfg.goals_here, cfg.goals_ahead, cfg.discount
+        return data.sample(cfg.batch_size, cfg.horizon, *shares)
+
+    def update(self, batch: GoalBatch, progress: float = 0.0) -> Tensor:
+        """One optimisation step; returns the values named by GOAL_METRICS.
+
+        `progress` is the share of the training that is over; the learning rate depends on it.
+        """
+        device = self.model.spread.device
+        loss, metrics, spread = self._losses(*(x.to(device) for x in batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = self.config.max_gradient_norm
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        fallen = max(0.0, progress - self.config.lr_falls_after) / (1 - self.config.lr_falls_after)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * (1.0 - (1.0 - self.config.final_lr) * fallen)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target.parameters()),
+                list(self.model.places.parameters()),
+                self.config.target_rate,
+            )
+            self.model.spread.lerp_(spread, self.config.target_rate)
+        return metrics
+
+    @torch.no_grad()
+    def rank(self, data: Trajectories) -> float:
+        """Effective rank of the latents of some recorded observations."""
+        device = self.model.spread.device
+        return float(effective_rank(self.model.encode(data.examples(512).to(device))))
+
+    def state(self) -> dict[str, Tensor]:
+        """Optimiser moments and target distances, for a checkpoint."""
+        tensors = {f"target.{k}": v for k, v in self.target.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        prefix = "target."
+        self.target.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        saved = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**saved, "state": moments})
+
+    def _compute(
+        self, obs: Tensor, actions: Tensor, goals: Tensor, ahead: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Total loss, metrics and latent spread of a batch (shapes as in `GoalBatch`)."""
+        model, cfg = self.model, self.config
+        z = model.encode(obs)  # (h + H, B, Z)
+        first = model.history - 1
+        present = z[first:]  # from the first step that is predicted on, (H + 1, B, Z)
+        prediction = self._prediction(z, actions[first:])
+        flat = z.flatten(0, 1)
+        spread = flat.std(0)
+        variance = F.relu(1.0 - torch.sqrt(flat.var(0) + 1e-4)).mean()
+        centred = flat - flat.mean(0)
+        covariance = centred.T @ centred / (len(flat) - 1)
+        covariance = (covariance - covariance.diagonal().diag()).square().sum() / flat.shape[1]
+        reconstruction = torch.zeros_like(prediction)
+        if not model.pictures:
+            seen = (obs[0] - model.mean) / model.std
+            reconstruction = (model.decoder(z[0]) - seen).square().mean()
+        move = torch.cat([present[0], present[1]], -1)
+        inverse = (model.inverse(move) - actions[first]).square().mean()
+
+        here, there = present[0].detach(), present[1].detach()
+        with torch.no_grad():
+            goal = model.encode(goals)
+        distance, mean = self._distance(here, there, goal, ahead)
+        policy = self._policy(here, there, goal, actions[first])
+        loss = (
+            cfg.prediction * prediction
+            + cfg.variance * variance
+            + cfg.covariance * covariance
+            + cfg.reconstruction * reconstruction
+            + cfg.inverse * inverse
+            + cfg.distance * distance
+            + cfg.policy * policy
+        )
+        parts = (loss, prediction, variance, covariance, reconstruction, inverse, distance, policy)
+        return loss, torch.stack([*parts, mean]).detach(), spread.mean().detach()
+
+    def _prediction(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Mean squared error of latents predicted H steps on, from encoded z (h + H, B, Z)."""
+        model, first = self.model, self.model.history - 1
+        window = z[: first + 1].movedim(0, -2).flatten(-2)
+        error = torch.zeros_like(z[0, 0, 0])
+        for t, action in enumerate(actions.unbind(0), first + 1):
+            predicted = model.step(window, action)
+            error = error + (predicted - z[t]).square().mean()
+            window = push(model, window, predicted)
+        return error / len(actions)
+
+    def _distance(
+        self, here: Tensor, there: Tensor, goal: Tensor, ahead: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Expectile regression of temporal distances onto one more step than from `there`.
+
+        Latents (B, Z). With V = -distance this is the goal-conditioned value of implicit
+        Q-learning (Kostrikov et al. 2021, arXiv:2110.06169; Park et al. 2023, arXiv:2307.11949)
+        for a reward of -1 per control step.
+        """
+        cfg = self.config
+        with torch.no_grad():
+            on = discounted(gaps(self.target(there), self.target(goal)), cfg.discount).amax(0)
+            target = 1.0 + cfg.discount * torch.where(ahead == 1, torch.zeros_like(on), on)
+            target = torch.where(ahead == 0, torch.zeros_like(on), target)
+        found = self.model.distance_members(here, goal)
+        gap = target - discounted(found, cfg.discount)
+        weight = torch.where(gap < 0, cfg.expectile, 1.0 - cfg.expectile)
+        scale = (1.0 - cfg.discount) ** 2  # so that what is compared are numbers up to 1
+        return scale * (weight * gap.square()).sum(0).mean(), found.mean().detach()
+
+    def _policy(self, here: Tensor, there: Tensor, goal: Tensor, action: Tensor) -> Tensor:
+        """Recorded actions (B, A), those that lead to the goal faster counting more.
+
+        Advantage-weighted regression (Peng et al. 2019, arXiv:1910.00177).
+        """
+        with torch.no_grad():
+            gain = self.frozen.distance(here, goal) - self.frozen.distance(there, goal)
+            weight = torch.exp(gain / self.config.temperature).clamp_max(20.0)
+        chosen = torch.tanh(self.model.actor(torch.cat([here, goal], -1)))
+        return (weight.unsqueeze(-1) * (chosen - action).square()).mean()
+
+
+def discounted(steps: Tensor, discount: float) -> Tensor:
+    """What `steps` control steps count when later ones count less: 1 + discount + ... ."""
+    return (1.0 - discount**steps) / (1.0 - discount)
+
+
+def window_length(model: GoalModel, config: GoalLossConfig) -> int:
+    """Control steps of a window of data: h - 1 that fill the history, then H."""
+    return model.history - 1 + config.horizon
