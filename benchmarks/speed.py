@@ -2,7 +2,8 @@
 
     python benchmarks/speed.py [--steps 300] [--write benchmarks/results/speed.md]
 
-Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread.
+Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread; then with
+several environments side by side, in this process and in processes of their own.
 Iterations: one problem, one restart, H = 50, eager, in one process, as in `telic benchmark
 suite=latency`; the time of an iteration is the slope between plans of 5 and of 25 iterations, so
 that what a plan costs once does not count.
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from envs import make_env, spec_of
 from scripts.benchmarks.latency import (
     LatencySettings,
     WarmPlans,
@@ -27,14 +29,16 @@ from scripts.benchmarks.latency import (
 from scripts.benchmarks.suite import machine, planner_of
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load, prepare_torch
+from scripts.stopwatch import WHOLE
 from scripts.training import TrainingRun
 
 HORIZON = 50
+COUNTS = (1, 4, 16)  # environments side by side
 
 
-def training(steps: int) -> dict[str, float]:
+def training(steps: int, *options: str) -> dict[str, float]:
     """Mean milliseconds by component over `steps` control steps with an update each."""
-    overrides = ["train.random_steps=500", "train.first_updates=10"]
+    overrides = ["train.random_steps=500", "train.first_updates=10", *options]
     settings = load(Settings, (), [*overrides, "train.checkpoint_every=1000000000"])
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(settings, RunFolder.create(Path(folder) / "run", "{}"))
@@ -42,6 +46,17 @@ def training(steps: int) -> dict[str, float]:
             run.advance()
         run.close()
     return run.stopwatch.milliseconds()
+
+
+def side_by_side(count: int, processes: bool, steps: int) -> str:
+    """A row of the table: a training with `count` environments, over `steps` control steps."""
+    # Random actions last until every environment has ended an episode, and no longer.
+    options = [f"train.num_envs={count}", f"train.random_steps={500 * count}"]
+    parts = training(steps, *options, f"train.processes={str(processes).lower()}")
+    total = parts.pop(WHOLE)
+    shares = " | ".join(f"{value:.2f}" for value in parts.values())
+    repeat = spec_of(make_env(Settings().env)).action_repeat
+    return f"| {count} | {processes} | {shares} | {total:.2f} | {1000 * repeat / total:.0f} |"
 
 
 def iteration(planner: str, **options: Any) -> float:
@@ -67,7 +82,8 @@ def main() -> None:
     direct = iteration("gradient")
     lifted = {steps: iteration("grasp", lookahead=steps) for steps in (1, 3)}
     parts = training(arguments.steps)
-    total, found = parts.pop("step"), machine()
+    rows = [side_by_side(n, own, arguments.steps) for n in COUNTS for own in (False, True)]
+    total, found = parts.pop(WHOLE), machine()
     lines = [
         "# Speed",
         "",
@@ -79,6 +95,11 @@ def main() -> None:
         "|---|---|",
         *(f"| {name} | {value:.2f} |" for name, value in parts.items()),
         f"| **all** | **{total:.2f}** |",
+        "",
+        "| environments | own processes | decide | environment | update | all, ms per control step "
+        "of one environment | env frames per second |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
         "",
         f"| one iteration, B = 1, H = {HORIZON}, one restart, eager | ms | times faster |",
         "|---|---|---|",

@@ -176,7 +176,7 @@ def _make(config: EnvConfig) -> gymnasium.Env[Any, Any]:
 
 
 class RandomActions:
-    """Random actions for the first episodes: white, held, or held at the bounds, in turn.
+    """Random actions: white, held, or held at the bounds, in turn.
 
     White noise alone hardly moves heavy systems; held actions reach further.
     """
@@ -190,9 +190,9 @@ class RandomActions:
         self._left = torch.zeros(count, dtype=torch.int64)
         self._actions = torch.zeros(count, space.dim)
 
-    def act(self, row: int, episode: int) -> NDArray[np.float32]:
-        """Action (A,) for the next control step of environment `row`, in episode `episode`."""
-        kind = episode % len(self.HOLDS)
+    def act(self, row: int, turn: int) -> NDArray[np.float32]:
+        """Action (A,) for the next control step of environment `row`; the kind goes by `turn`."""
+        kind = turn % len(self.HOLDS)
         if self._left[row] == 0:
             low, high = self.HOLDS[kind]
             self._left[row] = torch.randint(low, high + 1, (), generator=self.rng)

@@ -33,6 +33,7 @@ from world_models import (
     PictureEncoder,
     Replay,
     Trainer,
+    VectorEncoder,
     discount_for,
     prune_checkpoints,
     save_checkpoint,
@@ -41,7 +42,8 @@ from world_models import (
 logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 10_000_000  # of the first episode of every evaluation during training
-EXAMPLES = 256  # pictures whose mean is taken
+LITTLE = 0.01  # share of the range of rewards up to which one counts as none
+EXAMPLES = 256  # windows that an encoder is fitted to before the first update
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
 
@@ -139,6 +141,8 @@ class TrainingRun:
                 self.learning = True
                 if isinstance(self.model.encoder, PictureEncoder):
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
+                elif isinstance(self.model.encoder, VectorEncoder):
+                    self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
                 self._update(self.settings.train.first_updates)
             with self.stopwatch.measure("decide"):
                 actions = self._act()
@@ -322,7 +326,9 @@ class TrainingRun:
         by_chance = [
             row
             for row, episode in enumerate(episodes)
-            if not self.learning or len(episode.actions) < self._disturbed(episode.index)
+            if not self.learning
+            or len(episode.actions) < self._disturbed(episode.index)
+            or self._stuck(episode.rewards)
         ]
         actions = np.empty((len(episodes), self.spec.action_dim), np.float32)
         if len(by_chance) < len(episodes):
@@ -330,7 +336,10 @@ class TrainingRun:
             actions, self.memory = self.agent.act(self.collector.obs, self.memory, explore)
             self._forget(by_chance)
         for row in by_chance:
-            actions[row] = self.random.act(row, episodes[row].index)
+            # Every kind of random actions has its turn.
+            patience, taken = self.settings.train.patience, len(episodes[row].actions)
+            turn = episodes[row].index + (taken // patience if patience else 0)
+            actions[row] = self.random.act(row, turn)
         return actions
 
     def _forget(self, rows: Sequence[int]) -> None:
@@ -350,6 +359,19 @@ class TrainingRun:
         assert self.spec.episode_steps is not None
         most = int(cfg.disturbed * self.spec.episode_steps)
         return int(np.random.default_rng((self.settings.seed, index)).integers(most + 1))
+
+    def _stuck(self, rewards: Sequence[float]) -> bool:
+        """Whether an episode with these rewards goes on with random actions.
+
+        It does while the control steps since its last reward are in an odd multiple of `patience`:
+        values that expect nothing anywhere would let the agent stay where it is.
+        """
+        patience, least, most = self.settings.train.patience, self.replay.least, self.replay.most
+        if not patience or least == most:
+            return False
+        little = least + LITTLE * (most - least)
+        waited = next((i for i, r in enumerate(reversed(rewards)) if r > little), len(rewards))
+        return waited // patience % 2 == 1
 
     def _exploration(self, index: int) -> float:
         """Share of the exploration noise, at this control step, in episode `index`."""

@@ -1,5 +1,6 @@
 """The latent model, its losses and its trainer: against plain implementations and closed forms."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ from world_models import (
     double_integrator,
 )
 from world_models.distributional import cross_entropy, expectation, symexp, symlog, two_hot
-from world_models.networks import MLP, EnsembleMLP, simplex
+from world_models.networks import MLP, EnsembleMLP, VectorEncoder, simplex
 
 TINY = ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=21, bin_limit=3.0)
 BINS = torch.linspace(-3.0, 3.0, 21, dtype=torch.float64)
@@ -51,14 +52,24 @@ def test_symlog_and_symexp_are_inverses() -> None:
     np.testing.assert_allclose(symlog(x), np.sign(y) * np.log1p(np.abs(y)))
 
 
-def test_two_hot_and_expectation_are_inverses_within_range() -> None:
+@pytest.mark.parametrize("linear", [True, False])
+def test_two_hot_and_expectation_are_inverses_within_range(linear: bool) -> None:
     limit = float(symexp(BINS[-1]))
     x = torch.cat([torch.linspace(-limit, limit, 101).double(), symexp(BINS)])
-    weight = two_hot(x, BINS)
+    weight = two_hot(x, BINS, linear)
     torch.testing.assert_close(weight.sum(-1), torch.ones_like(x))
     assert ((weight > 1e-9).sum(-1) <= 2).all()
     # Logits whose softmax is the weight; log 0 is kept finite.
-    torch.testing.assert_close(expectation((weight + 1e-300).log(), BINS), x, rtol=1e-6, atol=1e-9)
+    found = expectation((weight + 1e-300).log(), BINS, linear)
+    torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-9)
+
+
+def test_the_mean_of_uncertain_numbers_is_that_of_the_numbers() -> None:
+    """One outcome of ten is 10, the others are 0; averaged as symlogs that is 0.27."""
+    outcomes = torch.tensor([0.0] * 9 + [10.0]).double()
+    for linear, mean in ((True, 1.0), (False, 11.0**0.1 - 1.0)):
+        logits = (two_hot(outcomes, BINS, linear).mean(0) + 1e-300).log()
+        assert float(expectation(logits, BINS, linear)) == pytest.approx(mean)
 
 
 def test_targets_out_of_range_are_clamped() -> None:
@@ -106,6 +117,25 @@ def test_an_ensemble_is_so_many_networks(rng: Any) -> None:
 
 
 # ---- model
+
+
+def test_an_encoder_sees_slow_numbers_with_their_sine_and_cosine() -> None:
+    encoder = VectorEncoder(2, 5, 3)
+    x = torch.tensor([0.3, -1.2])
+    plain, nothing = MLP(6, 5, 3), torch.zeros(2)
+    plain.load_state_dict({k: v for k, v in encoder.state_dict().items() if k != "slow"})
+    torch.testing.assert_close(encoder(x), plain(torch.cat([x, nothing, nothing])))
+    # An angle at 0.4 a step, and a velocity that changes by 0.6.
+    steps = torch.arange(4.0)[:, None, None].expand(4, 7, 1)
+    encoder.fit(torch.cat([0.4 * steps, -0.6 * steps], -1))
+    waves = torch.tensor([math.sin(0.3), 0.0, math.cos(0.3), 0.0])
+    torch.testing.assert_close(encoder(x), plain(torch.cat([x, waves])))
+    # An arm that has turned twice looks the same to weights that look at waves alone.
+    with torch.no_grad():
+        encoder.layers[0].weight[:, :2] = 0.0
+    torch.testing.assert_close(encoder(x), encoder(x + 4 * math.pi), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(encoder(x), encoder(x + math.pi))
+    assert isinstance(LatentModel(2, 1, ModelConfig(waves=True)).encoder, VectorEncoder)
 
 
 @pytest.fixture
@@ -332,9 +362,9 @@ def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch)
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(5))
     original = cross_entropy
 
-    def keep(logits: Tensor, x: Tensor, bins: Tensor) -> Tensor:
+    def keep(logits: Tensor, x: Tensor, *bins: Any) -> Tensor:
         seen.append(x.detach().clone())
-        return original(logits, x, bins)
+        return original(logits, x, *bins)
 
     monkeypatch.setattr("world_models.training.cross_entropy", keep)
     rng = torch.Generator().manual_seed(0)

@@ -101,6 +101,18 @@ def test_the_end_of_an_episode_is_seen_as_often_as_any_step(
     assert (batch.terminated[0] == (batch.obs[0, :, 0] == 1005)).all()
 
 
+def test_the_range_of_rewards_is_that_of_what_is_held(replay: Callable[..., Replay]) -> None:
+    assert (replay().least, replay().most) == (0.0, 0.0)
+    made = replay(5, 8, capacity=20)
+    assert (made.least, made.most) == (0.0, 7.0)
+    for rewards in ([-1.0, 2.0, 3.0], [4.0, 3.0, 3.5, 3.0, 3.0, 3.0, 3.0, 3.0]):
+        steps = len(rewards)
+        made.add(
+            Episode(torch.zeros(steps + 1, 2), torch.zeros(steps, 1), torch.tensor(rewards), False)
+        )
+    assert len(made.spans) == 2 and (made.least, made.most) == (-1.0, 4.0)
+
+
 def test_an_empty_replay_says_so(replay: Callable[..., Replay]) -> None:
     for made in (replay(), replay(2, horizon=3)):
         assert made.windows == 0

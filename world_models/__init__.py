@@ -12,7 +12,7 @@ from world_models.checkpoint import (
 from world_models.goal import GoalModel, GoalModelConfig
 from world_models.goal_training import GOAL_METRICS, GoalLossConfig, GoalTrainer, window_length
 from world_models.latent import LatentModel, ModelConfig
-from world_models.networks import PictureEncoder
+from world_models.networks import PictureEncoder, VectorEncoder
 from world_models.replay import Batch, Episode, Replay
 from world_models.training import METRICS, LossConfig, Trainer, discount_for
 from world_models.trajectories import GoalBatch, Trajectories
@@ -39,6 +39,7 @@ __all__ = [
     "Replay",
     "Trainer",
     "Trajectories",
+    "VectorEncoder",
     "discount_for",
     "double_integrator",
     "latest_checkpoint",

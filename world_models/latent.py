@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from mpc.actions import ActionSpace, CategoricalActions, action_space
 from mpc.contracts import Transition, WorldModel
 from world_models.distributional import expectation
-from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen, normalised, simplex
+from world_models.networks import (
+    MLP,
+    EnsembleMLP,
+    PictureEncoder,
+    VectorEncoder,
+    frozen,
+    normalised,
+    simplex,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,9 @@ class ModelConfig:
     hidden_dim: int = 128  # width of all hidden layers
     simplex: int = 8  # latent numbers per simplex group
     values: int = 2  # members of the value ensemble
+    waves: bool = False  # whether the encoder also sees sines and cosines of slow numbers
     bins: int = 51  # of the discrete regression
+    linear: bool = False  # whether bins are averaged as the numbers they stand for, not as symlogs
     bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space, about +-400
 
     def __post_init__(self) -> None:
@@ -67,9 +77,12 @@ class LatentModel(WorldModel):
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         latent, hidden = config.latent_dim, config.hidden_dim
         self.pictures = pictures
-        self.encoder = (
-            PictureEncoder(pictures, latent) if pictures else MLP(obs_dim, hidden, latent)
-        )
+        self.encoder: nn.Module
+        if pictures:
+            self.encoder = PictureEncoder(pictures, latent)
+        else:
+            vector_encoder = VectorEncoder if config.waves else MLP
+            self.encoder = vector_encoder(obs_dim, hidden, latent)
         self.trunk = MLP(latent + action_dim, hidden, hidden)
         # One output layer: next latent, reward bins, logit of the end of the episode.
         self.head = nn.Linear(hidden, latent + config.bins + 1)
@@ -103,7 +116,11 @@ class LatentModel(WorldModel):
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Next latent, reward and chance to go on, in one pass of the trunk."""
         after, reward, end = self.heads(z, a)
-        return Transition(z, a, after, expectation(reward, self.bins), torch.sigmoid(-end))
+        return Transition(z, a, after, self.number(reward), torch.sigmoid(-end))
+
+    def number(self, logits: Tensor) -> Tensor:
+        """The reward or value that logits (..., bins) stand for: (...)."""
+        return expectation(logits, self.bins, self.config.linear)
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent: (..., Z), (..., A) -> (..., Z)."""
@@ -114,7 +131,7 @@ class LatentModel(WorldModel):
 
     def reward(self, z: Tensor, a: Tensor) -> Tensor:
         """Predicted reward: (..., Z), (..., A) -> (...)."""
-        return expectation(self.heads(z, a)[1], self.bins)
+        return self.number(self.heads(z, a)[1])
 
     def q_logits(self, z: Tensor, a: Tensor) -> Tensor:
         """Logits of the action values: (..., Z), (..., A) -> (values, ..., bins)."""
@@ -122,7 +139,7 @@ class LatentModel(WorldModel):
 
     def q(self, z: Tensor, a: Tensor) -> Tensor:
         """Action values of the ensemble: (..., Z), (..., A) -> (values, ...)."""
-        return expectation(self.q_logits(z, a), self.bins)
+        return self.number(self.q_logits(z, a))
 
     def value(self, z: Tensor) -> Tensor:
         """Mean of the ensemble at the mode of the policy: (..., Z) -> (...)."""

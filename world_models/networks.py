@@ -60,6 +60,32 @@ class MLP(nn.Module):
         return last(x)
 
 
+class VectorEncoder(MLP):
+    """An MLP that also sees the sine and cosine of numbers that change slowly, as angles do.
+
+    Angles of joints without limits grow with every turn. To a plain network an arm that has turned
+    once is somewhere else, and beyond what starts show it knows nothing. Of a number that moves
+    much of a period in a control step, as velocities may, they would be noise.
+    """
+
+    SLOW = 0.5  # root mean square of the change in a control step, about a twelfth of a period
+    slow: Tensor
+
+    def __init__(self, numbers: int, *sizes: int) -> None:
+        super().__init__(3 * numbers, *sizes)
+        self.register_buffer("slow", torch.zeros(numbers))
+
+    @torch.no_grad()
+    def fit(self, obs: Tensor) -> None:
+        """Find out from windows (H + 1, B, numbers) which numbers change slowly; before, none."""
+        change = obs.diff(dim=0).square().mean((0, 1)).sqrt()
+        self.slow.copy_(change < self.SLOW)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., numbers) -> (..., last size)."""
+        return super().forward(torch.cat([x, self.slow * x.sin(), self.slow * x.cos()], -1))
+
+
 class PictureEncoder(nn.Module):
     """Three convolutions and a linear layer, for stacked pictures of 64 x 64.
 

@@ -68,6 +68,7 @@ class Replay:
         # First row and control steps of each episode, those behind its end included.
         self.spans: deque[tuple[int, int]] = deque()
         self.added = 0  # episodes ever added; the last len(spans) of them are held
+        self.least = self.most = 0.0  # rewards held
         self._next = 0
         self._starts = torch.empty(0, dtype=torch.int64)  # rows where a window may begin
 
@@ -111,6 +112,9 @@ class Replay:
         reach = self.horizon - 1
         ranges = [torch.arange(row, row + max(0, n - reach)) for row, n in self.spans]
         self._starts = torch.cat(ranges)
+        held = self.rewards[torch.cat([torch.arange(row, row + n) for row, n in self.spans])]
+        if len(held):
+            self.least, self.most = (float(x) for x in held.aminmax())
 
     def sample(self, size: int) -> Batch:
         """`size` windows, each equally likely. Raises ValueError while there are none."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpc.actions import CategoricalActions
 from mpc.compilation import compiled
-from world_models.distributional import cross_entropy, expectation
+from world_models.distributional import cross_entropy
 from world_models.latent import LatentModel
 from world_models.networks import PictureEncoder
 from world_models.replay import Batch
@@ -203,12 +203,13 @@ class Trainer:
         scale: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`)."""
-        model, cfg, bins = self.model, self.config, self.model.bins
+        model, cfg = self.model, self.config
+        bins = model.bins, model.config.linear
         with torch.no_grad():
             ahead = model.encode(obs[1:])
             last = ahead[-1]
             greedy = torch.cat([last, model.policy(last, noise[0])], -1)
-            future = expectation(self.target(greedy), bins).amin(0)  # (B,)
+            future = model.number(self.target(greedy)).amin(0)  # (B,)
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
         z = model.encode(obs[0])
@@ -223,9 +224,9 @@ class Trainer:
 
         weight = cfg.rho ** torch.arange(cfg.horizon, device=obs.device) / cfg.horizon
         consistency = ((torch.stack(predicted) - ahead).square().mean((1, 2)) * weight).sum()
-        reward_loss = cross_entropy(torch.stack(reward_logits), rewards, bins)
+        reward_loss = cross_entropy(torch.stack(reward_logits), rewards, *bins)
         reward_loss = (reward_loss.mean(1) * weight).sum()
-        value_loss = cross_entropy(model.q_logits(torch.stack(states), actions), returns, bins)
+        value_loss = cross_entropy(model.q_logits(torch.stack(states), actions), returns, *bins)
         value_loss = (value_loss.mean((0, 2)) * weight).sum()
         end_loss = F.binary_cross_entropy_with_logits(
             torch.stack(ends), terminated, reduction="none"
