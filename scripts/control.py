@@ -138,9 +138,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     name, options = choice.names[0], dict(choice.options)
     if settings.horizon is not None:
         options["horizon"] = settings.horizon
-    begin: Begin = GoalEpisodes if isinstance(loaded, LoadedGoalRun) else RewardEpisodes
     with usage_errors():
-        episodes = begin(loaded, name, options)  # type: ignore[arg-type]
+        episodes = episodes_of(loaded, name, options)
     console, spec = make_console(), loaded.spec
     env, rendered = _environment(loaded, video)
     horizon = episodes.planner.config.horizon
@@ -222,7 +221,11 @@ class GoalEpisodes:
         return f"goal {word} {steps} control steps ({seconds:.2f} s)"
 
 
-Begin = type[RewardEpisodes] | type[GoalEpisodes]
+def episodes_of(loaded: AnyRun, name: str, options: Options) -> RewardEpisodes | GoalEpisodes:
+    """Episodes of a run, planned by planner `name`."""
+    if isinstance(loaded, LoadedGoalRun):
+        return GoalEpisodes(loaded, name, options)
+    return RewardEpisodes(loaded, name, options)
 
 
 def _can_draw(video: bool) -> bool:
