@@ -119,7 +119,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         stopped = train(folder, *options)
     assert stopped.code == 130 and stopped.err == ""
     count = 3 if "train.num_envs=3" in options else 1
-    assert f"interrupted at {2 * (step + count)} env frames, everything saved; go on: " in stopped.out
+    assert (
+        f"interrupted at {2 * (step + count)} env frames, everything saved; go on: " in stopped.out
+    )
     assert telic("train", f"resume={folder}").code == 0
     assert_same_training(folder, whole(*options))
 
@@ -166,7 +168,9 @@ def test_ctrl_c_of_a_terminal_saves_everything_and_says_how_to_go_on(tmp_path: P
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == ""
     last = out.splitlines()[-1]
-    found = re.fullmatch(r"interrupted at \d+ env frames, everything saved; go on: telic (.*)", last)
+    found = re.fullmatch(
+        r"interrupted at \d+ env frames, everything saved; go on: telic (.*)", last
+    )
     assert found is not None, out
     assert telic(*shlex.split(found[1]), "wandb.mode=offline").code == 0
     frames = [row["frames"] for row in json_rows(folder)]

@@ -141,10 +141,11 @@ class EnsembleMLP(nn.Module):
         sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
         self.weights = nn.ParameterList(torch.empty(count, a, b) for a, b in sizes)
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
-        for weight in self.weights:
+        *hidden, last = self.weights
+        for weight in hidden if neutral else self.weights:
             nn.init.trunc_normal_(weight, std=0.02)
         if neutral:
-            nn.init.zeros_(self.weights[-1])
+            nn.init.zeros_(last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (count, ..., outputs)."""
