@@ -141,11 +141,13 @@ class EnsembleMLP(nn.Module):
         sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
         self.weights = nn.ParameterList(torch.empty(count, a, b) for a, b in sizes)
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
-        *hidden, last = self.weights
-        for weight in hidden if neutral else self.weights:
+        # In this order, so that a neutral last layer takes no random numbers.
+        for weight in self.weights[:-1]:
             nn.init.trunc_normal_(weight, std=0.02)
         if neutral:
-            nn.init.zeros_(last)
+            nn.init.zeros_(self.weights[-1])
+        else:
+            nn.init.trunc_normal_(self.weights[-1], std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (count, ..., outputs)."""
