@@ -2,14 +2,13 @@
 
 from agents.agent import AgentConfig, Memory, MPCAgent
 from agents.episodes import EpisodeRecord, run_episodes
-from agents.goal_episodes import GoalRecord, run_goal_episodes
+from agents.goal_episodes import run_goal_episodes
 from agents.protocol import GoalProtocol, Protocol
 
 __all__ = [
     "AgentConfig",
     "EpisodeRecord",
     "GoalProtocol",
-    "GoalRecord",
     "MPCAgent",
     "Memory",
     "Protocol",

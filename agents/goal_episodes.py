@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -11,22 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.agent import Memory, MPCAgent
-
-
-@dataclass
-class GoalRecord:
-    """One episode towards a goal."""
-
-    seed: int
-    reached: int | None = None  # control steps after which the goal was first reached
-    final: bool = False  # whether it was reached at the end
-    steps: int = 0  # control steps that were taken
-
-    @property
-    def success(self) -> bool:
-        """Whether the goal was reached at any time."""
-        return self.reached is not None
-
 
 GoalWatcher = Callable[[NDArray[np.float32], Memory, Sequence[bool]], None]
 
@@ -40,12 +23,12 @@ def run_goal_episodes(
     agent_seed: int = 0,
     device: str = "cpu",
     watch: GoalWatcher | None = None,
-) -> list[GoalRecord]:
-    """At most `steps` control steps in each environment, reset with its seed and options.
+) -> list[int | None]:
+    """After how many control steps each environment's goal was reached; None: not within `steps`.
 
-    `make_agent(goals)` is handed the observations (B, O) of the goals. An environment is no longer
-    stepped once its goal is reached. `watch(actions, memory, running)` is called after every
-    decision.
+    Environments are reset with their seeds and options, and no longer stepped once the goal is
+    reached. `make_agent(goals)` is handed the observations (B, O) of the goals, and
+    `watch(actions, memory, running)` is called after every decision.
     """
     starts = [
         env.reset(seed=seed, options=None if given is None else dict(given))
@@ -53,11 +36,8 @@ def run_goal_episodes(
     ]
     obs = np.stack([start for start, _ in starts])
     agent = make_agent(np.stack([info["goal"] for _, info in starts]))
-    records = [
-        GoalRecord(seed, 0 if info["success"] else None, bool(info["success"]))
-        for seed, (_, info) in zip(seeds, starts, strict=True)
-    ]
-    running = [not record.success for record in records]
+    reached = [0 if info["success"] else None for _, info in starts]
+    running = [one is None for one in reached]
     memory = agent.start(agent_seed, device)
     for step in range(1, steps + 1):
         if not any(running):
@@ -69,9 +49,7 @@ def run_goal_episodes(
             if not running[i]:
                 continue
             obs[i], _, terminated, truncated, info = env.step(actions[i])
-            record = records[i]
-            record.steps, record.final = step, bool(info["success"])
-            if record.final:
-                record.reached = step
-            running[i] = not (record.success or terminated or truncated)
-    return records
+            if info["success"]:
+                reached[i] = step
+            running[i] = not (info["success"] or terminated or truncated)
+    return reached

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from world_models import (
 )
 
 GOAL = "goal"  # kind of a checkpoint that holds a goal-conditioned model
+
+
+def training_done(meta: Mapping[str, Any]) -> int:
+    """Env frames, or updates of a goal-conditioned model, before a checkpoint. Raises KeyError."""
+    return int(meta["updates" if meta.get("kind") == GOAL else "frames"])
 
 
 def self_test(model: LatentModel | GoalModel) -> Tensor:
@@ -89,7 +95,7 @@ class TrainedGoalModel:
 
 def make_goal_model(spec: EnvSpec, config: GoalModelConfig) -> GoalModel:
     """A new goal-conditioned model that fits an environment."""
-    return GoalModel(spec.obs_dim, spec.action_dim, config, spec.choices, spec.pictures)
+    return GoalModel(spec.obs_dim, spec.action_dim, config, spec.pictures)
 
 
 def make_model(spec: EnvSpec, config: ModelConfig) -> LatentModel:
@@ -112,7 +118,7 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel | TrainedGoal
         else:
             model = make_model(spec, ModelConfig(**meta["model"]))
         model.load_state_dict(checkpoint.tensors["model"])
-        done, discount = int(meta["frames"]), float(meta["discount"])
+        done, discount = training_done(meta), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -18,7 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from agents import Memory, MPCAgent
-from envs import RenderingUnavailable, select_gl_backend
+from envs import EnvSpec, RenderingUnavailable, select_gl_backend
+from envs.goals import GoalTask
 from mpc import Plan, trajectory_cost
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import (
@@ -38,6 +39,7 @@ from scripts.settings import GoalConfig, build, prepare_torch, require_at_least,
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
 from scripts.video import write_video
+from world_models import Towards
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +175,7 @@ class Start:
     obs: NDArray[np.float32]  # (O,)
     agent: MPCAgent
     options: dict[str, Any] | None = None  # of the reset
-    target: torch.Tensor | None = None  # latent of the goal (1, Z), of goal tasks
-    goal: NDArray[np.float64] | None = None  # state of the goal (S,), of goal tasks
+    task: GoalTask | None = None  # which holds the goal, of goal tasks
 
 
 class RewardEpisodes:
@@ -208,10 +209,10 @@ class GoalEpisodes:
         settings, model = self._loaded.settings, self._loaded.trained.model
         options = draw_goals(settings.goal, self._recorded, 1, seed)[0]
         obs, info = env.reset(seed=seed, options=options)
-        goals = info["goal"][None]
-        agent = goal_agent(model, self.planner, settings.agent, settings.goal.distance, goals)
-        target = model.encode(torch.as_tensor(goals, device=self._loaded.device)).detach()
-        return Start(seed, obs, agent, options, target, goal_task(env).goal)
+        agent = goal_agent(
+            model, self.planner, settings.agent, settings.goal.distance, info["goal"][None]
+        )
+        return Start(seed, obs, agent, options, goal_task(env))
 
     def outcome(self, trace: Trace) -> str:
         """How it went, in words."""
@@ -266,7 +267,7 @@ def _episode(
         while not over:
             actions, memory = start.agent.act(obs[None], memory)
             obs, reward, terminated, truncated, info = env.step(actions[0])
-            trace.reached = start.target is not None and bool(info["success"])
+            trace.reached = start.task is not None and bool(info["success"])
             over = terminated or truncated or trace.reached
             trace.add(actions[0], obs, float(reward), memory)
             if rendered:
@@ -310,8 +311,8 @@ def _files(
     plots.mkdir(exist_ok=True)
     paths = [plots / f"episode-{stem}.png"]
     values, quantity = trace.rewards, "reward"
-    if isinstance(loaded, LoadedGoalRun):
-        values, quantity = _steps_left(trace, start, loaded), "control steps to the goal"
+    if isinstance(start.agent.model, Towards):
+        values, quantity = _steps_left(trace, start.agent.model), "control steps to the goal"
     period = 1000 * spec.control_period
     title = f"{spec.name}, {stem}"
     decision_trace(paths[0], values, trace.milliseconds, period, title, quantity)
@@ -323,13 +324,11 @@ def _files(
     return paths
 
 
-def _steps_left(trace: Trace, start: Start, loaded: LoadedGoalRun) -> list[float]:
+def _steps_left(trace: Trace, model: Towards) -> list[float]:
     """The control steps to the goal, as the model has them, before every action."""
-    model = loaded.trained.model
-    obs = torch.from_numpy(np.stack(trace.obs[:-1])).to(loaded.device)
-    assert start.target is not None
+    obs = torch.from_numpy(np.stack(trace.obs[:-1])).to(model.goal.device)
     with torch.no_grad():
-        left: list[float] = model.distance(model.encode(obs), start.target).tolist()
+        left: list[float] = model.distance(model.encode(obs), model.goal).tolist()
     return left
 
 
@@ -398,10 +397,10 @@ def _draw_plan(trace: Trace, start: Start, loaded: AnyRun, stem: str, step: int)
     title = f"{spec.name}, {stem}: plan at control step {step}"
     plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), readout.labels, title)
     paths = [path]
-    if start.goal is not None and not spec.pictures:
+    if start.task is not None and not spec.pictures:
         paths.append(loaded.folder.plots / f"path-{stem}.png")
         shown = {"what happened": obs, "virtual states": plan.states[0], "model": rolled[0]}
-        _draw_path(paths[-1], shown, start.goal, loaded, title)
+        _draw_path(paths[-1], shown, start, spec, title)
     if not plan.diagnostics.trace:
         return paths
     beside = loaded.folder.plots / f"iterations-{stem}.png"
@@ -417,21 +416,19 @@ def _draw_plan(trace: Trace, start: Start, loaded: AnyRun, stem: str, step: int)
 def _draw_path(
     path: Path,
     shown: dict[str, torch.Tensor],
-    goal: NDArray[np.float64],
-    loaded: AnyRun,
+    start: Start,
+    spec: EnvSpec,
     title: str,
 ) -> None:
     """Draw observations (T, O) and latents (T, Z) by the first two numbers of the task's state."""
-    model, env = loaded.trained.model, loaded.make_env()
-    task = goal_task(env)
-    places = {}
+    model, task, places = start.agent.model, start.task, {}
+    assert task is not None
     for name, x in shown.items():
         with torch.no_grad():
             obs = x if name == "what happened" else model.decode(x)
         places[name] = np.stack([task.state_of(one) for one in obs.cpu().numpy()])[:, :2]
-    names = loaded.spec.obs_names or ("first", "second")
-    path_picture(path, places, goal[:2], task.outline(), (names[0], names[1]), title)
-    env.close()
+    names = spec.obs_names or ("first", "second")
+    path_picture(path, places, task.goal[:2], task.outline(), (names[0], names[1]), title)
 
 
 def enumerated(values: torch.Tensor) -> tuple[list[float], list[float]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
+from scripts.agent_files import training_done
 from scripts.loading import LoadedGoalRun, open_any_run
 from scripts.option_help import layout, option_rows
 from scripts.run_folder import RunFolder
@@ -42,7 +43,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     loaded = open_any_run(settings.run, settings.checkpoint, "cpu", {})
     path = Path(settings.out) if settings.out else Path("checkpoints") / loaded.folder.name
     trained = loaded.trained
-    done, unit = int(trained.checkpoint.meta["frames"]), "env frames"
+    done, unit = training_done(trained.checkpoint.meta), "env frames"
     if isinstance(loaded, LoadedGoalRun):
         unit = "updates"
     if RunFolder(path).config.exists():

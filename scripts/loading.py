@@ -34,11 +34,7 @@ from scripts.settings import (
 from scripts.usage import UsageError, usage_errors
 from world_models import latest_checkpoint
 
-CHANGES = (
-    "env",
-    "agent",
-    "goal",
-)  # groups of a training that may be changed for control and evaluation
+CHANGES = ("env", "agent", "goal")  # groups of a training that may be changed afterwards
 MORE = (  # how the help of both shows them
     ("env.OPTION", "(as trained)", "such as env.episode_frames=200"),
     ("agent.OPTION", "(as trained)", "such as agent.replan_every=2"),

@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat
 from urllib.parse import urlsplit
@@ -60,7 +61,9 @@ class MetricsLogger:
         self._axis = axis
         self._csv = folder / "metrics.csv"
         self._jsonl = folder / "metrics.jsonl"
-        self._wandb = _WandbRun(folder, config, run_config, name, axis)
+        enabled = config.mode != "disabled"
+        start = partial(_start_wandb, folder, config, run_config, name, axis)
+        self._wandb = _WandbRun(start if enabled else None)
         self._columns, rows = _read_csv(self._csv)
         self._count = len(rows)
 
@@ -116,17 +119,11 @@ class MetricsLogger:
 class _WandbRun:
     """A W&B run that never stops a training: the first failure is one warning, then silence."""
 
-    def __init__(
-        self,
-        folder: Path,
-        config: WandbConfig,
-        run_config: Mapping[str, Any],
-        name: str,
-        axis: str,
-    ) -> None:
+    def __init__(self, start: Callable[[], Any] | None) -> None:
+        """`start` makes the run; None: there is none."""
         self._run: Any = None
-        if config.mode != "disabled":
-            self._guard(lambda: self._start(folder, config, run_config, name, axis))
+        if start is not None:
+            self._guard(lambda: setattr(self, "_run", start()))
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         # The step is the row's number, so that rows repeated after a resume are seen to be the
@@ -150,42 +147,44 @@ class _WandbRun:
             self._guard(lambda: self._run.finish(exit_code=exit_code))
         self._run = None
 
-    def _start(
-        self,
-        folder: Path,
-        config: WandbConfig,
-        run_config: Mapping[str, Any],
-        name: str,
-        axis: str,
-    ) -> None:
-        # W&B takes our package `agents` for another one of that name and advertises an add-on.
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
-        import wandb  # slow, and not needed when disabled
-
-        known = wandb.Settings.model_fields
-        newer = {key: value for key, value in NEWER_WANDB_SETTINGS.items() if key in known}
-        self._run = wandb.init(
-            dir=str(folder),
-            id=_run_id(folder),
-            resume="allow",
-            mode=wandb_mode(config.mode),  # type: ignore[arg-type]
-            name=name,
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            tags=config.tags,
-            config=dict(run_config),
-            settings=wandb.Settings(**WANDB_SETTINGS, **newer),
-        )
-        self._run.define_metric(axis)
-        self._run.define_metric("*", step_metric=axis)
-
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # noqa: BLE001  W&B raises anything; training must go on
             LOG.warning("W&B failed, going on without it: %s", " ".join(str(error).split()))
             self._run = None
+
+
+def _start_wandb(
+    folder: Path,
+    config: WandbConfig,
+    run_config: Mapping[str, Any],
+    name: str,
+    axis: str,
+) -> Any:
+    """A W&B run of which `axis` is the x axis."""
+    # W&B takes our package `agents` for another one of that name and advertises an add-on.
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
+    import wandb  # slow, and not needed when disabled
+
+    known = wandb.Settings.model_fields
+    newer = {key: value for key, value in NEWER_WANDB_SETTINGS.items() if key in known}
+    run = wandb.init(
+        dir=str(folder),
+        id=_run_id(folder),
+        resume="allow",
+        mode=wandb_mode(config.mode),  # type: ignore[arg-type]
+        name=name,
+        project=config.project,
+        entity=config.entity,
+        group=config.group,
+        tags=config.tags,
+        config=dict(run_config),
+        settings=wandb.Settings(**WANDB_SETTINGS, **newer),
+    )
+    run.define_metric(axis)
+    run.define_metric("*", step_metric=axis)
+    return run
 
 
 def read_column(path: Path, name: str) -> tuple[list[int], list[float]]:

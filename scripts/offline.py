@@ -54,6 +54,8 @@ class OfflineRun:
         self.envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         self.spec = spec_of(self.envs[0])
         goal_task(self.envs[0])
+        if self.spec.choices:
+            raise ValueError(f"train.objective=goal takes no discrete actions, as {self.spec.name}")
         self._check_data()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -77,14 +79,9 @@ class OfflineRun:
         return self.steps
 
     @property
-    def total(self) -> int:
-        """Updates that the settings ask for."""
-        return self.settings.train.updates
-
-    @property
     def finished(self) -> bool:
         """Whether all updates of the settings have been made."""
-        return self.steps >= self.total
+        return self.steps >= self.settings.total
 
     @property
     def evaluation_due(self) -> bool:
@@ -101,7 +98,7 @@ class OfflineRun:
         started = time.perf_counter()
         if not self.steps:
             self.model.fit(self.data.examples(EXAMPLES).to(self.device))
-        losses = self.trainer.update(self.trainer.draw(self.data), self.steps / self.total)
+        losses = self.trainer.update(self.trainer.draw(self.data), self.steps / self.settings.total)
         self.steps += 1
         shown = {}
         if self.finished or passed(self.settings.train.log_every, self.steps, 1):
@@ -120,7 +117,7 @@ class OfflineRun:
         settings, started = self.settings, time.perf_counter()
         seeds = [EVALUATION_SEED + i for i in range(len(self.envs))]
         assert self.spec.episode_steps is not None
-        records = run_goal_episodes(
+        reached = run_goal_episodes(
             lambda goals: goal_agent(
                 self.model, self.planner, settings.agent, settings.goal.distance, goals
             ),
@@ -130,9 +127,9 @@ class OfflineRun:
             self.spec.episode_steps,
             device=str(self.device),
         )
-        times = [record.reached for record in records if record.reached is not None]
+        times = [steps for steps in reached if steps is not None]
         row = {
-            "eval/success": float(np.mean([record.success for record in records])),
+            "eval/success": len(times) / len(reached),
             "eval/steps": float(np.median(times)) if times else float("nan"),
             f"{TIME}evaluation_s": time.perf_counter() - started,
         }
@@ -151,7 +148,7 @@ class OfflineRun:
         meta = {
             **describe(self.model, self.spec, 1.0),
             "data": {"path": str(self.dataset.path), "hash": self.hash, **self.dataset.facts},
-            "frames": self.steps,
+            "updates": self.steps,
             "device": self.device.type,
             "planner": asdict(self.settings.planner),
             "seconds": self.seconds,
@@ -180,7 +177,7 @@ class OfflineRun:
         self.model.load_state_dict(tensors["model"])
         self.trainer.restore(tensors["trainer"])
         self.data.rng.set_state(tensors["draws"]["rng"])
-        self.steps, self.seconds = meta["frames"], meta["seconds"]
+        self.steps, self.seconds = meta["updates"], meta["seconds"]
 
     def heading(self) -> str:
         """One line on what is trained on what."""
@@ -258,5 +255,5 @@ class OfflineRun:
             "this run", updates, rates, [one.low for one in found], [one.high for one in found]
         )
         path = self.folder.plots / "learning_curve.png"
-        success_curve(path, [line], "updates", f"{self.spec.name}, {count} goals, closed loop")
+        success_curve(path, [line], f"{self.spec.name}, {count} goals, closed loop")
         self.metrics.log_media("plots/learning_curve", path)

@@ -90,13 +90,7 @@ def learning_curve(
             end = float(np.interp(right, curve.frames, curve.mean))
             ends.append((end, method, colour))
             seen += [m for f, m in zip(curve.frames, curve.mean, strict=True) if f <= right]
-    for i, line in enumerate(lines):
-        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
-        if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
-        axes.plot(
-            line.x, line.y, "o-", color=colour, lw=2.8, ms=5, label=fill(line.label, 40), zorder=5
-        )
+    _draw_lines(axes, lines)
     low, high = min([*seen, 0.0]), max([*seen, 0.0])
     room = 0.05 * max(high - low, 1e-6)
     axes.set(xlim=(0, right), ylim=(low - room if low < 0 else 0.0, high + room))
@@ -108,19 +102,26 @@ def learning_curve(
     _save(figure, path)
 
 
-def success_curve(path: Path, lines: Sequence[Line], x_label: str, title: str) -> None:
-    """Draw success rates from 0 to 1 with their bands."""
+def success_curve(path: Path, lines: Sequence[Line], title: str) -> None:
+    """Draw success rates from 0 to 1 over updates, with their bands."""
     figure, (axes,) = _figure(1, (8.0, 4.2), title)
-    for i, line in enumerate(lines):
-        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
-        if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
-        axes.plot(line.x, line.y, "o-", color=colour, lw=2.4, ms=5, label=line.label)
-    axes.set(xlabel=x_label, ylabel="success rate", ylim=(-0.02, 1.02))
+    _draw_lines(axes, lines)
+    axes.set(xlabel="updates", ylabel="success rate", ylim=(-0.02, 1.02))
     axes.set_xlim(left=0)
     if len(lines) > 1:
         axes.legend(loc="best", frameon=False)
     _save(figure, path)
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Draw learning curves in colours of their own."""
+    for i, line in enumerate(lines):
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+        axes.plot(
+            line.x, line.y, "o-", color=colour, lw=2.8, ms=5, label=fill(line.label, 40), zorder=5
+        )
 
 
 def plan_picture(

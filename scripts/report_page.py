@@ -78,7 +78,7 @@ def _task(groups: Sequence[Group], task: str) -> list[str]:
         path = Path(folder) / "curve.png"
         lines = [group.curve() for group in groups]
         if groups[0].runs[0].for_goals:
-            success_curve(path, lines, "updates", task)
+            success_curve(path, lines, task)
             caption = "Share of goals reached, closed loop."
         else:
             learning_curve(path, lines, reference_curves(task), task)

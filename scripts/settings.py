@@ -111,6 +111,11 @@ class Settings:
         """Refuse values that make no sense, alone or together."""
         _check_run(self)
 
+    @property
+    def total(self) -> int:
+        """Env frames of the whole training."""
+        return self.train.frames
+
     def run_name(self) -> str:
         """`name`, or one made from environment, planner and seed."""
         return _run_name(self, self.planner.name)
@@ -177,6 +182,11 @@ class GoalSettings:
     def __post_init__(self) -> None:
         """Refuse values that make no sense, alone or together."""
         _check_run(self)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole training."""
+        return self.train.updates
 
     def run_name(self) -> str:
         """`name`, or one made from environment and seed."""

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from scripts.agent_files import training_done
 from scripts.interrupts import noted_signals
 from scripts.metrics import MetricsLogger
 from scripts.offline import OfflineRun
@@ -120,7 +121,7 @@ def _restored(folder: RunFolder, changes: Options) -> Run | str:
             raise ValueError(f"{newest} holds an exported model, which cannot be trained on")
         done = _done(checkpoint, newest)
         kind = OfflineRun if isinstance(settings, GoalSettings) else TrainingRun
-        total = _total(settings)
+        total = settings.total
         if done >= total:
             folder.release()
             option = "updates" if kind is OfflineRun else "frames"
@@ -137,17 +138,10 @@ def _restored(folder: RunFolder, changes: Options) -> Run | str:
     return run
 
 
-def _total(settings: AnySettings) -> int:
-    """Env frames, or updates, of a training."""
-    if isinstance(settings, GoalSettings):
-        return settings.train.updates
-    return settings.train.frames
-
-
 def _done(checkpoint: Checkpoint, path: Path) -> int:
     """Env frames, or updates, before a checkpoint."""
     try:
-        return int(checkpoint.meta["frames"])
+        return training_done(checkpoint.meta)
     except (KeyError, TypeError):
         raise ValueError(f"{path} was not written by `telic train`") from None
 
@@ -160,7 +154,7 @@ def _train(run: Run, console: Console) -> int:
         finished = False
         try:
             run.metrics.truncate(run.done)
-            span = f"{run.unit} {run.done} to {run.total}"
+            span = f"{run.unit} {run.done} to {run.settings.total}"
             console.print(f"{run.heading()}, {span}, in {folder.path}")
             finished = _with_progress(run, console, lambda: bool(stop))
         except KeyboardInterrupt:
@@ -225,7 +219,7 @@ def _with_progress(run: Run, console: Console, interrupted: Callable[[], bool]) 
     )
     hidden = not console.is_terminal
     with Progress(*columns, console=console, refresh_per_second=2, disable=hidden) as bar:
-        task = bar.add_task(run.doing, total=run.total, completed=run.done)
+        task = bar.add_task(run.doing, total=run.settings.total, completed=run.done)
 
         def show(shown: dict[str, float]) -> None:
             if run.steps % 20 == 0 or run.finished:

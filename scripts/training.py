@@ -113,14 +113,9 @@ class TrainingRun:
         return self.frames
 
     @property
-    def total(self) -> int:
-        """Env frames that the settings ask for."""
-        return self.settings.train.frames
-
-    @property
     def finished(self) -> bool:
         """Whether all frames of the settings have been seen."""
-        return self.done >= self.total
+        return self.frames >= self.settings.total
 
     @property
     def doing(self) -> str:

@@ -226,6 +226,24 @@ def test_goals_come_from_episodes_that_were_not_trained_on(data: Path) -> None:
         draw_goals(GoalConfig(source="ahead", ahead=500), recorded, 1, 0)
 
 
+def test_goals_from_data_that_is_gone_are_refused_before_the_work_begins(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("two-rooms-scripted-v0", "gone"))
+    for words in (("control", f"run={copy}"), ("benchmark", "suite=goals", f"runs={copy}")):
+        error = telic(*words, "goal.source=random").error
+        assert "gone is no dataset; make one with telic collect" in error
+
+
+def test_a_dataset_too_small_to_train_on_is_refused(tmp_path: Path) -> None:
+    options = ("episodes=1", "steps=30", f"datasets={tmp_path}", "name=one")
+    assert telic("collect", ENV, *options).code == 0
+    assert "a window takes 5 control steps" in train(tmp_path / "one", tmp_path / "run").error
+
+
 def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Path) -> None:
     options = ("planner=grasp,cem,policy", "pairs=3", "open=30", "closed=20", "spans=4", "most=3")
     words = ("benchmark", "suite=goals", f"runs={run}", *options, "horizons=3", f"out={tmp_path}")

@@ -9,7 +9,7 @@ from world_models.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from world_models.goal import GoalModel, GoalModelConfig
+from world_models.goal import GoalModel, GoalModelConfig, Towards
 from world_models.goal_training import GOAL_METRICS, GoalLossConfig, GoalTrainer, window_length
 from world_models.latent import LatentModel, ModelConfig
 from world_models.networks import PictureEncoder, VectorEncoder
@@ -37,6 +37,7 @@ __all__ = [
     "PictureEncoder",
     "PointMass",
     "Replay",
+    "Towards",
     "Trainer",
     "Trajectories",
     "VectorEncoder",

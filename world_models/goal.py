@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mpc.actions import ActionSpace, action_space
 from mpc.contracts import Transition, WorldModel
 from mpc.history import newest
+from mpc.objectives import beside
 from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen
 
 PLACES = 32  # numbers in either part of a place
 UNIT = 10.0  # control steps that one of them stands for
+POLICY_STD = 0.3  # of samples of the policy, which is trained as a regression and has no spread
 
 
 def gaps(here: Tensor, there: Tensor) -> Tensor:
@@ -59,13 +60,11 @@ class GoalModel(WorldModel):
         obs_dim: int,
         action_dim: int,
         config: GoalModelConfig,
-        choices: tuple[int, ...] = (),
         pictures: int = 0,
     ) -> None:
-        """`choices` and `pictures` as of `LatentModel`."""
+        """Of continuous actions; `pictures` as of `LatentModel`."""
         super().__init__()
         self.config, self.pictures = config, pictures
-        self._action_space = action_space(action_dim, choices)
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         self.history = config.history
         latent, hidden = config.latent_dim, config.hidden_dim
@@ -99,11 +98,6 @@ class GoalModel(WorldModel):
         self.mean.copy_(obs.mean(0))
         self.std.copy_(obs.std(0).clamp_min(1e-3))
 
-    @property
-    def action_space(self) -> ActionSpace:
-        """What actions it takes."""
-        return self._action_space
-
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
         z: Tensor = self.encoder(obs if self.pictures else (obs - self.mean) / self.std)
@@ -113,13 +107,9 @@ class GoalModel(WorldModel):
         """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
         return newest(self, z) + self.dynamics(torch.cat([z, a], -1))
 
-    def distance_members(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Temporal distances of the ensemble, as `distance`: (members, ...)."""
-        return gaps(self.places(z), self.places(goal))
-
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
         """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""
-        return self.distance_members(z, goal).mean(0)
+        return gaps(self.places(z), self.places(goal)).mean(0)
 
     def decode(self, z: Tensor) -> Tensor:
         """Observation of a latent: (..., Z) -> (..., O)."""
@@ -150,11 +140,6 @@ class Towards(WorldModel):
         self.latent_dim, self.action_dim = model.latent_dim, model.action_dim
         self.history = model.history
 
-    @property
-    def action_space(self) -> ActionSpace:
-        """What actions it takes."""
-        return self.model.action_space
-
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
         return self.model.encode(obs)
@@ -176,8 +161,8 @@ class Towards(WorldModel):
         return self.model.decode(z)
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Mode of the policy to the goal, plus `noise` of a third of its size: (B, ..., Z)."""
-        goal = self.goal.view(-1, *(1,) * (z.dim() - 2), self.latent_dim).expand_as(z)
+        """Mode of the policy to the goal, plus POLICY_STD times `noise`: (B, ..., Z)."""
+        goal = beside(self.goal, z).expand_as(z)
         action = torch.tanh(self.model.actor(torch.cat([z, goal], -1)))
         if noise is not None:
             action = (action + POLICY_STD * noise).clamp(-1.0, 1.0)
@@ -186,9 +171,6 @@ class Towards(WorldModel):
     def latent_spread(self) -> float:
         """Mean standard deviation of a latent number over the training data."""
         return self.model.latent_spread()
-
-
-POLICY_STD = 0.3  # of samples of the policy, which is trained as a regression and has none
 
 
 def effective_rank(z: Tensor) -> Tensor:

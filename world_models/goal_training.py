@@ -13,6 +13,13 @@ from torch import Tensor
 from mpc.compilation import compiled
 from mpc.history import push
 from world_models.goal import GoalModel, effective_rank, gaps
+from world_models.optimisation import (
+    adam,
+    follow,
+    optimiser_state,
+    rate_share,
+    restore_optimiser,
+)
 from world_models.trajectories import GoalBatch, Trajectories
 
 GOAL_METRICS = (
@@ -79,11 +86,8 @@ class GoalTrainer:
 
     def __init__(self, model: GoalModel, config: GoalLossConfig) -> None:
         self.model, self.config = model, config
-        self.frozen = model.frozen()
         self.target = copy.deepcopy(model.places).requires_grad_(False)
-        device = next(model.parameters()).device
-        fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=fused)
+        self.optimizer = adam([{"params": list(model.parameters())}], config.lr)
         self._losses = compiled(self._compute, config.compile)
 
     def draw(self, data: Trajectories) -> GoalBatch:
@@ -103,16 +107,12 @@ class GoalTrainer:
         loss.backward()
         limit = self.config.max_gradient_norm
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        fallen = max(0.0, progress - self.config.lr_falls_after) / (1 - self.config.lr_falls_after)
+        share = rate_share(progress, self.config.lr_falls_after, self.config.final_lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * (1.0 - (1.0 - self.config.final_lr) * fallen)
+            group["lr"] = self.config.lr * share
         self.optimizer.step()
+        follow(self.target, self.model.places, self.config.target_rate)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.target.parameters()),
-                list(self.model.places.parameters()),
-                self.config.target_rate,
-            )
             self.model.spread.lerp_(spread, self.config.target_rate)
         return metrics
 
@@ -124,24 +124,11 @@ class GoalTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments and target distances, for a checkpoint."""
-        tensors = {f"target.{k}": v for k, v in self.target.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        return tensors
+        return optimiser_state(self.optimizer, self.target)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""
-        prefix = "target."
-        self.target.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        saved = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**saved, "state": moments})
+        restore_optimiser(self.optimizer, self.target, tensors)
 
     def _compute(
         self, obs: Tensor, actions: Tensor, goals: Tensor, ahead: Tensor
@@ -168,8 +155,12 @@ class GoalTrainer:
         here, there = present[0].detach(), present[1].detach()
         with torch.no_grad():
             goal = model.encode(goals)
-        distance, mean = self._distance(here, there, goal, ahead)
-        policy = self._policy(here, there, goal, actions[first])
+        # The places of all three in one call; no gradient comes back through those of `there`.
+        place, there_place, goal_place = model.places(torch.stack([here, there, goal])).unbind(1)
+        left = gaps(place, goal_place)
+        distance = self._distance(left, there, goal, ahead)
+        gain = (left - gaps(there_place, goal_place)).mean(0).detach()
+        policy = self._policy(gain, here, goal, actions[first])
         loss = (
             cfg.prediction * prediction
             + cfg.variance * variance
@@ -180,7 +171,7 @@ class GoalTrainer:
             + cfg.policy * policy
         )
         parts = (loss, prediction, variance, covariance, reconstruction, inverse, distance, policy)
-        return loss, torch.stack([*parts, mean]).detach(), spread.mean().detach()
+        return loss, torch.stack([*parts, left.mean()]).detach(), spread.mean().detach()
 
     def _prediction(self, z: Tensor, actions: Tensor) -> Tensor:
         """Mean squared error of latents predicted H steps on, from encoded z (h + H, B, Z)."""
@@ -193,10 +184,8 @@ class GoalTrainer:
             window = push(model, window, predicted)
         return error / len(actions)
 
-    def _distance(
-        self, here: Tensor, there: Tensor, goal: Tensor, ahead: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Expectile regression of temporal distances onto one more step than from `there`.
+    def _distance(self, left: Tensor, there: Tensor, goal: Tensor, ahead: Tensor) -> Tensor:
+        """Expectile regression of distances `left` (members, B) onto one more than from `there`.
 
         Latents (B, Z). With V = -distance this is the goal-conditioned value of implicit
         Q-learning (Kostrikov et al. 2021, arXiv:2110.06169; Park et al. 2023, arXiv:2307.11949)
@@ -204,23 +193,21 @@ class GoalTrainer:
         """
         cfg = self.config
         with torch.no_grad():
-            on = discounted(gaps(self.target(there), self.target(goal)), cfg.discount).amax(0)
+            on = gaps(*self.target(torch.stack([there, goal])).unbind(1))
+            on = discounted(on, cfg.discount).amax(0)
             target = 1.0 + cfg.discount * torch.where(ahead == 1, torch.zeros_like(on), on)
             target = torch.where(ahead == 0, torch.zeros_like(on), target)
-        found = self.model.distance_members(here, goal)
-        gap = target - discounted(found, cfg.discount)
+        gap = target - discounted(left, cfg.discount)
         weight = torch.where(gap < 0, cfg.expectile, 1.0 - cfg.expectile)
         scale = (1.0 - cfg.discount) ** 2  # so that what is compared are numbers up to 1
-        return scale * (weight * gap.square()).sum(0).mean(), found.mean().detach()
+        return scale * (weight * gap.square()).sum(0).mean()
 
-    def _policy(self, here: Tensor, there: Tensor, goal: Tensor, action: Tensor) -> Tensor:
-        """Recorded actions (B, A), those that lead to the goal faster counting more.
+    def _policy(self, gain: Tensor, here: Tensor, goal: Tensor, action: Tensor) -> Tensor:
+        """Recorded actions (B, A), those by which the goal comes nearer, by `gain` (B,), the more.
 
         Advantage-weighted regression (Peng et al. 2019, arXiv:1910.00177).
         """
-        with torch.no_grad():
-            gain = self.frozen.distance(here, goal) - self.frozen.distance(there, goal)
-            weight = torch.exp(gain / self.config.temperature).clamp_max(20.0)
+        weight = torch.exp(gain / self.config.temperature).clamp_max(20.0)
         chosen = torch.tanh(self.model.actor(torch.cat([here, goal], -1)))
         return (weight.unsqueeze(-1) * (chosen - action).square()).mean()
 

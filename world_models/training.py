@@ -17,6 +17,13 @@ from mpc.compilation import compiled
 from world_models.distributional import cross_entropy
 from world_models.latent import LatentModel
 from world_models.networks import PictureEncoder
+from world_models.optimisation import (
+    adam,
+    follow,
+    optimiser_state,
+    rate_share,
+    restore_optimiser,
+)
 from world_models.replay import Batch
 
 SHIFT = 4  # pixels
@@ -126,8 +133,7 @@ class Trainer:
             {"params": rest},
             {"params": actor, "eps": 1e-5},
         ]
-        fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=fused)
+        self.optimizer = adam(groups, config.lr)
         self._losses = compiled(self._compute, config.compile)
 
     def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
@@ -150,48 +156,30 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self._actor_parameters, limit)
         self._set_rates(progress)
         self.optimizer.step()
+        follow(self.target, self.model.values, self.config.target_rate)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.target.parameters()),
-                list(self.model.values.parameters()),
-                self.config.target_rate,
-            )
             self.scale.lerp_(quantiles, self.config.target_rate).clamp_(min=1.0)
             self.model.spread.lerp_(spread, self.config.target_rate)
         return metrics
 
     def _set_rates(self, progress: float) -> None:
         cfg = self.config
-        fallen = max(0.0, progress - cfg.lr_falls_after) / (1.0 - cfg.lr_falls_after)
-        share = 1.0 - (1.0 - cfg.final_lr) * fallen
-        scales = (self.config.encoder_lr_scale, 1.0, 1.0)
+        share = rate_share(progress, cfg.lr_falls_after, cfg.final_lr)
+        scales = (cfg.encoder_lr_scale, 1.0, 1.0)
         for group, scale in zip(self.optimizer.param_groups, scales, strict=True):
             group["lr"] = cfg.lr * scale * share
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments, target values, value scale and generator, for a checkpoint."""
-        tensors = {"scale": self.scale, "rng": self.rng.get_state()}
-        tensors |= {f"target.{k}": v for k, v in self.target.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        return tensors
+        own = {"scale": self.scale, "rng": self.rng.get_state()}
+        return own | optimiser_state(self.optimizer, self.target)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""
         with torch.no_grad():
             self.scale.copy_(tensors["scale"])
         self.rng.set_state(tensors["rng"].cpu())
-        prefix = "target."
-        self.target.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        saved = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**saved, "state": moments})
+        restore_optimiser(self.optimizer, self.target, tensors)
 
     def _compute(
         self,

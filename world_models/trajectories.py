@@ -32,6 +32,11 @@ class Trajectories:
         Observations of `pictures` stacked pictures are held as single ones, uint8, and stacked
         when they are drawn. Raises ValueError if no episode is as long as a window.
         """
+        longest = max((episode.steps for episode in episodes), default=0)
+        if longest < length:
+            raise ValueError(
+                f"a window takes {length} control steps, the longest episode has {longest}"
+            )
         self.length, self.pictures = length, pictures
         self.rng = torch.Generator().manual_seed(seed)
         self.obs = torch.cat([episode.obs for episode in episodes])
@@ -43,11 +48,6 @@ class Trajectories:
         self._last = (ends - 1).repeat_interleave(rows)
         here = torch.arange(len(self.obs))
         self._starts = here[here + length <= self._last]
-        if not len(self._starts):
-            longest = max((e.steps for e in episodes), default=0)
-            raise ValueError(
-                f"a window takes {length} control steps, the longest episode has {longest}"
-            )
 
     @property
     def windows(self) -> int:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from scripts.benchmarks.suite import (
     Suite,
     SuiteSettings,
     Target,
+    require_runs,
     select,
     skipped,
     table,
@@ -35,6 +37,7 @@ from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
 from scripts.statistics import Interval, wilson
+from scripts.usage import usage_errors
 
 OURS = "grasp"
 BATCH = 25  # problems that are planned side by side
@@ -68,8 +71,7 @@ class GoalsSettings(SuiteSettings):
         for option in ("closed", "open"):
             if any(ms <= 0 for ms in getattr(self, option)):
                 raise ValueError(f"{option} must be above 0 ms, got {getattr(self, option)}")
-        if not self.runs or (self.runs != MISSING and len(set(self.runs)) < len(self.runs)):
-            raise ValueError(f"runs must list different run folders, got {self.runs}")
+        require_runs(self.runs)
 
 
 class Goals(Suite):
@@ -91,6 +93,11 @@ class Goals(Suite):
         self.loaded = {
             run: open_goal_run(run, None, settings.device, changes) for run in settings.runs
         }
+        with usage_errors():
+            self.starts = {
+                run: draw_goals(one.settings.goal, one.held_out(), settings.pairs, settings.seed)
+                for run, one in self.loaded.items()
+            }
 
     @classmethod
     def default_planners(cls) -> list[str]:
@@ -129,17 +136,14 @@ class Goals(Suite):
             ("closed", settings.closed, settings.horizons),
             ("open", settings.open, settings.spans),
         )
-        for run, loaded in self.loaded.items():
-            for kind, budgets, horizons in kinds:
-                for budget in budgets:
-                    for horizon in horizons:
-                        for name in self.choice.names:
-                            # Refuses wrong options before the work begins.
-                            loaded.make_planner(name, self.choice.options | {"horizon": horizon})
-                            key = {"kind": kind, "run": run, "planner": name}
-                            key |= {"horizon": horizon, "ms": budget}
-                            measure = partial(self._measure, run, kind, name, horizon, budget)
-                            cells.append(Cell(key, measure))
+        for run, (kind, budgets, horizons) in product(self.loaded, kinds):
+            for budget, horizon, name in product(budgets, horizons, self.choice.names):
+                # Refuses wrong options before the work begins.
+                self.loaded[run].make_planner(name, self.choice.options | {"horizon": horizon})
+                key = {"kind": kind, "run": run, "planner": name}
+                key |= {"horizon": horizon, "ms": budget}
+                measure = partial(self._measure, run, kind, name, horizon, budget)
+                cells.append(Cell(key, measure))
         return cells
 
     def _measure(
@@ -149,15 +153,14 @@ class Goals(Suite):
         settings, loaded = self.settings, self.loaded[run]
         options = self.choice.options | {"horizon": horizon}
         cold = kind == "open"
-        recorded = loaded.held_out()
-        starts = draw_goals(loaded.settings.goal, recorded, settings.pairs, settings.seed)
-        # Seconds of the last ones: compiling, caches and the first, cold decision do not count.
-        latest: list[float] = []
+        starts = self.starts[run]
+
+        def decisions(found: Options) -> list[float]:
+            planner = loaded.make_planner(name, options | found)
+            return self._decisions(loaded, planner, starts[0], cold)
 
         def decision(found: Options) -> float:
-            planner = loaded.make_planner(name, options | found)
-            latest[:] = self._decisions(loaded, planner, starts[0], cold)
-            return 1000.0 * statistics.median(latest)
+            return statistics.median(decisions(found))
 
         try:
             found = calibrate(
@@ -165,7 +168,7 @@ class Goals(Suite):
             )
         except ValueError as error:  # such as a planner that needs a goal to end in
             return {"skipped": str(error)}
-        decision(found.options)
+        milliseconds = decisions(found.options)
         planner = loaded.make_planner(name, options | found.options)
         protocol = self._protocol(loaded)
         reached: list[int | None] = []
@@ -180,7 +183,7 @@ class Goals(Suite):
             "calibration": asdict(found),
             "reached": reached,
             "promised": promised,
-            "latency_ms": [1000.0 * s for s in latest],
+            "latency_ms": milliseconds,
         }
 
     def _decisions(
@@ -190,23 +193,26 @@ class Goals(Suite):
         start: Mapping[str, Any] | None,
         cold: bool,
     ) -> list[float]:
-        """Seconds of single decisions: cold ones, or warm ones along an episode."""
+        """Milliseconds of single decisions: cold ones, or warm ones along an episode.
+
+        The first one is cold in every cache and does not count.
+        """
         env = loaded.make_env()
         try:
             given = None if start is None else dict(start)
             obs, info = env.reset(seed=self.settings.seed, options=given)
             agent = self._agent(loaded, planner, info["goal"][None], 1)
-            memory, seconds = agent.start(0, loaded.device), []
+            memory, found = agent.start(0, loaded.device), []
             for _ in range(self.settings.trials + 1):
                 if cold:
                     memory = agent.start(0, loaded.device)
                 actions, memory = agent.act(obs[None], memory)
-                seconds.append(memory.seconds)
+                found.append(1000.0 * memory.seconds)
                 if not cold:
                     obs, *_ = env.step(actions[0])
         finally:
             env.close()
-        return seconds[1:]
+        return found[1:]
 
     def _agent(
         self,
@@ -247,13 +253,13 @@ class Goals(Suite):
         assert spec.episode_steps is not None
         steps = spec.episode_steps if horizon is None else horizon
         try:
-            records = run_goal_episodes(
+            reached = run_goal_episodes(
                 make, envs, seeds, starts, steps, device=str(loaded.device), watch=watch
             )
         finally:
             for env in envs:
                 env.close()
-        return [record.reached for record in records], promised
+        return reached, promised
 
     def report(self, rows: Rows) -> Report:
         """By run: success and times; the targets."""

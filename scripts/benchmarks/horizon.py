@@ -22,6 +22,7 @@ from scripts.benchmarks.suite import (
     SuiteSettings,
     Target,
     registered,
+    require_runs,
     select,
     skipped,
     table,
@@ -60,8 +61,7 @@ class HorizonSettings(SuiteSettings):
         require_at_least(self, 1, "episodes", "decisions", "trials", "most")
         if not self.budgets or min(self.budgets) <= 0:
             raise ValueError(f"budgets must be above 0 ms, got {self.budgets}")
-        if not self.runs or (self.runs != MISSING and len(set(self.runs)) < len(self.runs)):
-            raise ValueError(f"runs must list different run folders, got {self.runs}")
+        require_runs(self.runs)
 
 
 class Horizon(Suite):

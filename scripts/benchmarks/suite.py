@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from omegaconf import MISSING
 from rich.console import Console
 
 from mpc import PLANNERS, Planner
@@ -49,6 +50,12 @@ class SuiteSettings:
         for option in options:
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+
+
+def require_runs(runs: Sequence[str]) -> None:
+    """Raise ValueError unless `runs` lists different run folders, or was not given yet."""
+    if not runs or (runs != MISSING and len(set(runs)) < len(runs)):
+        raise ValueError(f"runs must list different run folders, got {runs}")
 
 
 @dataclass(frozen=True)
