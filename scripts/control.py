@@ -28,6 +28,7 @@ from scripts.loading import (
     LoadedGoalRun,
     LoadedRun,
     PlannerChoice,
+    goal_rows,
     open_any_run,
 )
 from scripts.option_help import layout, option_rows
@@ -35,7 +36,7 @@ from scripts.options import Options, read_options, split_groups
 from scripts.plan_video import carry_out, side_by_side
 from scripts.plots import Line, Panel, decision_trace, line_panels, path_picture, plan_picture
 from scripts.readout import fit_readout, principal_readout
-from scripts.settings import GoalConfig, build, prepare_torch, require_at_least, require_seed
+from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
 from scripts.video import write_video
@@ -69,9 +70,6 @@ class ControlSettings:
             require_at_least(self, 0, "plan_step")
         if self.horizon is not None:
             require_at_least(self, 1, "horizon")
-
-
-GOALS = [(f"goal.{row[0]}", *row[1:]) for row in option_rows(GoalConfig())]
 
 
 @dataclass
@@ -121,10 +119,8 @@ class Trace:
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
     """All options with their defaults."""
-    rows = option_rows(ControlSettings())
-    return layout(
-        [("planner", "(as trained)", "which planner; planner.OPTION=value"), *rows, *MORE, *GOALS]
-    )
+    planner = ("planner", "(as trained)", "which planner; planner.OPTION=value")
+    return layout([planner, *option_rows(ControlSettings()), *MORE, *goal_rows()])
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:

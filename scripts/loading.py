@@ -21,10 +21,12 @@ from scripts.agent_files import (
     require_same_task,
 )
 from scripts.datasets import HELD_OUT, Dataset, Recorded
+from scripts.option_help import Row, option_rows
 from scripts.options import Options, split_groups, stack
 from scripts.run_folder import RunFolder
 from scripts.settings import (
     AnySettings,
+    GoalConfig,
     GoalSettings,
     make_planner_from,
     read_run_options,
@@ -39,6 +41,11 @@ MORE = (  # how the help of both shows them
     ("env.OPTION", "(as trained)", "such as env.episode_frames=200"),
     ("agent.OPTION", "(as trained)", "such as agent.replan_every=2"),
 )
+
+
+def goal_rows() -> list[Row]:
+    """How the help of commands for goals shows the options of group `goal`."""
+    return [(name, "(as trained)", note) for name, _, note in option_rows(GoalConfig(), "goal.")]
 
 
 @dataclass(frozen=True)

@@ -217,17 +217,19 @@ def _run_name(settings: AnySettings, kind: str) -> str:
     return f"{task}-{kind}-seed{settings.seed}".replace("/", "-")
 
 
-def training_settings(raw: Mapping[str, Any]) -> AnySettings:
-    """Settings of the training that plain options describe, by `train.objective`.
-
-    Raises UsageError.
-    """
+def training_schema(raw: Mapping[str, Any]) -> type[AnySettings]:
+    """The settings that `train.objective` of plain options asks for. Raises UsageError."""
     train = raw.get("train")
     objective = train.get("objective", "reward") if isinstance(train, Mapping) else "reward"
     if objective not in OBJECTIVES:
         choices = " or ".join(OBJECTIVES)
         raise UsageError(f"train.objective must be {choices}, got {objective!r}")
-    return build(OBJECTIVES[objective], raw)
+    return OBJECTIVES[objective]
+
+
+def training_settings(raw: Mapping[str, Any]) -> AnySettings:
+    """Settings of the training that plain options describe. Raises UsageError."""
+    return build(training_schema(raw), raw)
 
 
 S = TypeVar("S")

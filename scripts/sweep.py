@@ -22,10 +22,18 @@ from scripts.engines import Engine, Job, LocalEngine
 from scripts.interrupts import noted_signals
 from scripts.metrics import read_column
 from scripts.option_help import layout, option_rows
+from scripts.options import read_options
 from scripts.reference import published_return
 from scripts.run_folder import RunFolder
 from scripts.run_results import flat
-from scripts.settings import Settings, build, load, read_run_options, require_at_least
+from scripts.settings import (
+    Settings,
+    build,
+    load,
+    read_run_options,
+    require_at_least,
+    training_schema,
+)
 from scripts.terminal import console as make_console
 from scripts.train import CHANGEABLE
 from scripts.training import trainable_spec
@@ -152,7 +160,10 @@ def _values(item: str) -> list[str]:
 
 
 def _member(files: Sequence[str], overrides: Sequence[str], varied: Sequence[str]) -> Member:
-    settings = load(Settings, files, overrides)
+    options = read_options(files, overrides)
+    if training_schema(options) is not Settings:
+        raise UsageError("telic sweep trains for reward; trainings for goals begin by telic train")
+    settings = build(Settings, options)
     parts = [o.replace("/", "-") for o in overrides if o.partition("=")[0] in varied]
     others = [part for part in parts if part.partition("=")[0] not in IN_NAME]
     name = "-".join([settings.run_name(), *others])

@@ -82,6 +82,7 @@ def test_every_combination_is_a_run_with_a_name_of_its_own() -> None:
         ("name=x", "name= is made by the sweep, one for each training; leave it out"),
         ("planner=grasp,cemm", "unknown planner 'cemm'; did you mean 'cem'?"),
         ("env=gym/Pendulum-v1,gym/CartPol-v1", "did you mean 'gym/CartPole-v1'?"),
+        ("train.objective=goal,reward", "telic sweep trains for reward; trainings for goals begin"),
         ("train.frames=0", "train.frames must be at least 1, got 0"),
         ("workers=0", "workers must be at least 1, got 0"),
     ],

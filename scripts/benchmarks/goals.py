@@ -30,9 +30,8 @@ from scripts.benchmarks.suite import (
     skipped,
     table,
 )
-from scripts.control import GOALS
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
-from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, open_goal_run
+from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, goal_rows, open_goal_run
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
@@ -81,7 +80,7 @@ class Goals(Suite):
     summary = "success of models trained for goals, at equal time per decision"
     Settings = GoalsSettings
     GROUPS = CHANGES
-    MORE = (*MORE, *GOALS)
+    MORE = (*MORE, *goal_rows())
     FIXED: ClassVar = {
         "horizon": "horizons=8 (closed loop) and spans=20,80 (open loop)",
         "iterations": "closed=50 and open=250,1000: as many as fit",
