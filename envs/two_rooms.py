@@ -42,6 +42,7 @@ BLUE, GREEN = (40, 90, 200), (150, 215, 150)
 
 MOUTH = 2.0  # px before and behind the wall, where the way through the door begins and ends
 ARRIVED = 2.0  # px, where the script chooses another place
+AROUND, STRAIGHT_ON = 100, 20  # control steps after which it does so, too
 NOISE = 0.4  # of its actions
 
 
@@ -99,14 +100,20 @@ class TwoRooms(GoalTask):
         return bool(np.linalg.norm(state - goal) < NEAR)
 
     def script(self, rng: np.random.Generator) -> Callable[[], np.ndarray]:
-        """Wander from one random place to another, through the door where that is on the way."""
-        goal = self.draw_state(rng)
+        """Wander from one random place to another.
+
+        Half of the ways lead through the door where that is between, and half straight on, which
+        may be against the wall: a model that has never seen that lets plans through.
+        """
+        goal, around, left = self._place, True, 0
 
         def act() -> np.ndarray:
-            nonlocal goal
-            if np.linalg.norm(goal - self._place) < ARRIVED:
-                goal = self.draw_state(rng)
-            gap = next_corner(self._place, goal) - self._place
+            nonlocal goal, around, left
+            if left == 0 or np.linalg.norm(goal - self._place) < ARRIVED:
+                goal, around = self.draw_state(rng), bool(rng.integers(2))
+                left = AROUND if around else STRAIGHT_ON
+            left -= 1
+            gap = (next_corner(self._place, goal) if around else goal) - self._place
             pull = gap / max(STRIDE, float(np.linalg.norm(gap)))
             return np.clip(pull + rng.normal(0, NOISE, 2), -1, 1).astype(np.float32)
 

@@ -25,6 +25,7 @@ from world_models import (
 )
 
 GOAL = "goal"  # kind of a checkpoint that holds a goal-conditioned model
+BEFORE = {"waves": False, "linear": False}  # what models were like before checkpoints said so
 
 
 def training_done(meta: Mapping[str, Any]) -> int:
@@ -116,7 +117,7 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel | TrainedGoal
         if meta.get("kind") == GOAL:
             model = make_goal_model(spec, GoalModelConfig(**meta["model"]))
         else:
-            model = make_model(spec, ModelConfig(**meta["model"]))
+            model = make_model(spec, ModelConfig(**{**BEFORE, **meta["model"]}))
         model.load_state_dict(checkpoint.tensors["model"])
         done, discount = training_done(meta), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])

@@ -63,7 +63,7 @@ class TrainConfig:
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
     disturb_every: int = 2  # one in so many episodes begins with random actions; 0: none
     disturbed: float = 0.2  # share of an episode that those may last, at most
-    patience: int = 0  # control steps without reward until as many random ones follow; 0: never
+    patience: int = 100  # control steps without reward until as many random ones follow; 0: never
     eval_every: int = 10_000  # env frames; 0: only at the end
     eval_episodes: int = 5  # episodes per evaluation
     checkpoint_every: int = 10_000  # env frames

@@ -297,18 +297,20 @@ def test_goals_in_two_rooms_are_in_the_other_room() -> None:
     )
 
 
-def test_the_script_of_two_rooms_goes_through_the_door() -> None:
-    from envs.two_rooms import MIDDLE, STRIDE
+def test_the_script_of_two_rooms_goes_through_the_door_and_against_the_wall() -> None:
+    from envs.two_rooms import LEFT, MIDDLE, RIGHT, STRIDE
 
-    task, rng, crossings = task_of(make("two-rooms")), np.random.default_rng(0), []
-    for _ in range(10):
+    task, rng = task_of(make("two-rooms")), np.random.default_rng(0)
+    crossed, at_wall = [], []
+    for _ in range(40):
         task.restore(task.draw_state(rng))
-        act, sides = task.script(rng), []
+        act, places = task.script(rng), []
         for _ in range(100):
             task.advance(STRIDE * act())
-            sides.append(task.state[0] > MIDDLE)
-        crossings.append(np.abs(np.diff(np.array(sides, int))).sum())
-    assert np.mean(np.array(crossings) > 0) > 0.8
+            places.append(task.state[0])
+        crossed.append(len({place > MIDDLE for place in places}) == 2)
+        at_wall.append(np.isin(places, (LEFT, RIGHT)).mean())
+    assert np.mean(crossed) > 0.6 and 0.1 < np.mean(at_wall) < 0.3
 
 
 # Reacher and PointMaze

@@ -1,5 +1,7 @@
 """The goal-conditioned model: its data, distances, losses, and planning towards goals."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from world_models import (
     window_length,
 )
 from world_models.goal import PLACES, effective_rank, gaps
+from world_models.networks import with_octaves
 
 TINY = GoalModelConfig(latent_dim=8, hidden_dim=32)
 REACH = 0.1  # how far an action of 1 moves the point of `walks`
@@ -90,6 +93,13 @@ def test_distances_are_a_quasimetric_whatever_the_network() -> None:
     assert not torch.allclose(gaps(a, b), gaps(b, a))
 
 
+def test_octaves_are_waves_beside_the_numbers() -> None:
+    x = torch.tensor([[0.3, -1.0]])
+    waves = [f(x * period) for period in (math.pi / 2, math.pi) for f in (torch.sin, torch.cos)]
+    torch.testing.assert_close(with_octaves(x, 2), torch.cat([x, *waves], -1))
+    assert torch.equal(with_octaves(x, 0), x)
+
+
 def test_effective_rank_counts_directions() -> None:
     torch.manual_seed(0)
     one = torch.randn(1000, 1) * torch.randn(1, 16)
@@ -105,8 +115,8 @@ def trained() -> GoalModel:
     data = Trajectories(walks(100, 60), window_length(model, SMALL), 0)
     model.fit(data.examples(1000))
     first = None
-    for i in range(1500):
-        losses = trainer.update(trainer.draw(data), i / 1500)
+    for i in range(2500):
+        losses = trainer.update(trainer.draw(data), i / 2500)
         first = losses if first is None else first
     assert first is not None
     names = dict(zip(GOAL_METRICS, zip(first.tolist(), losses.tolist(), strict=True), strict=True))

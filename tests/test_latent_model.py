@@ -379,7 +379,7 @@ def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch)
         ahead = trainer.model.encode(obs[2])
         action = trainer.model.policy(ahead, noise)
         inputs = torch.cat([ahead, action], -1)
-        worth = expectation(trainer.target(inputs), trainer.model.bins)
+        worth = trainer.model.number(trainer.target(inputs))
     expected = torch.empty(2, 4)
     for b in range(4):
         future = min(float(worth[0, b]), float(worth[1, b]))

@@ -17,14 +17,15 @@ from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
 from safetensors.torch import load_file
 
 from agents import MPCAgent, Protocol
-from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend
+from envs import EnvConfig, EnvSpec, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
+from scripts.agent_files import describe, load_model
 from scripts.collector import RandomActions, Unfinished, read_episode
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
 from scripts.training import TrainingRun, passed
-from world_models import Episode, load_checkpoint
+from world_models import Episode, LatentModel, ModelConfig, load_checkpoint, save_checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FEW = ("train.frames=140", "train.random_steps=40", "train.eval_every=0", "train.eval_episodes=1")
@@ -53,6 +54,16 @@ def test_training_writes_config_metrics_checkpoints_episodes_and_a_curve(trained
     )
     assert len(list((trained_run / "episodes").iterdir())) == 4
     assert (trained_run / "plots" / "learning_curve.png").read_bytes().startswith(PNG)
+
+
+def test_a_checkpoint_from_before_waves_and_linear_bins_is_read_as_it_was(tmp_path: Path) -> None:
+    model = LatentModel(2, 1, ModelConfig(latent_dim=8, hidden_dim=8, waves=False, linear=False))
+    spec = EnvSpec("gym/Pendulum-v1", 2, 1, 1, 0.05, 200, (-2.0,), (2.0,))
+    meta = describe(model, spec, 0.9) | {"frames": 0}
+    for option in ("waves", "linear"):
+        del meta["model"][option]
+    save_checkpoint(tmp_path / "0", {"model": model.state_dict()}, meta)
+    assert load_model(tmp_path / "0", torch.device("cpu")).model.config == model.config
 
 
 def test_csv_jsonl_and_the_offline_history_of_wandb_are_the_same(trained_run: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mpc.contracts import Transition, WorldModel
 from mpc.history import newest
 from mpc.objectives import beside
-from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen
+from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen, with_octaves
 
 PLACES = 32  # numbers in either part of a place
 UNIT = 10.0  # control steps that one of them stands for
@@ -36,6 +36,7 @@ class GoalModelConfig:
     latent_dim: int = 32  # numbers of a latent
     hidden_dim: int = 256  # width of all hidden layers
     history: int = 1  # latents that a step sees
+    octaves: int = 4  # of sines and cosines that the encoder sees beside the numbers of a vector
     distances: int = 2  # members of the ensemble of temporal distances
 
     def __post_init__(self) -> None:
@@ -43,6 +44,8 @@ class GoalModelConfig:
         for option in ("latent_dim", "hidden_dim", "history", "distances"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        if self.octaves < 0:
+            raise ValueError(f"octaves must be at least 0, got {self.octaves}")
 
 
 class GoalModel(WorldModel):
@@ -73,7 +76,8 @@ class GoalModel(WorldModel):
             features = PictureEncoder(pictures, hidden)
             self.encoder = nn.Sequential(features, MLP(hidden, hidden, latent))
         else:
-            self.encoder = MLP(obs_dim, hidden, hidden, latent)
+            seen = obs_dim * (1 + 2 * config.octaves)
+            self.encoder = MLP(seen, hidden, hidden, latent)
             self.decoder = MLP(latent, hidden, hidden, obs_dim)
         self.dynamics = MLP(config.history * latent + action_dim, hidden, hidden, latent)
         # Of every member two parts, for the two terms of `gaps`.
@@ -100,7 +104,9 @@ class GoalModel(WorldModel):
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
-        z: Tensor = self.encoder(obs if self.pictures else (obs - self.mean) / self.std)
+        if not self.pictures:
+            obs = with_octaves((obs - self.mean) / self.std, self.config.octaves)
+        z: Tensor = self.encoder(obs)
         return z
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:

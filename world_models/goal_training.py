@@ -141,10 +141,11 @@ class GoalTrainer:
         prediction = self._prediction(z, actions[first:])
         flat = z.flatten(0, 1)
         spread = flat.std(0)
-        variance = F.relu(1.0 - torch.sqrt(flat.var(0) + 1e-4)).mean()
         centred = flat - flat.mean(0)
-        covariance = centred.T @ centred / (len(flat) - 1)
-        covariance = (covariance - covariance.diagonal().diag()).square().sum() / flat.shape[1]
+        own = centred.square().sum(0) / (len(flat) - 1)
+        variance = F.relu(1.0 - torch.sqrt(own + 1e-4)).mean()
+        shared = centred.T @ centred / (len(flat) - 1)
+        covariance = (shared.square().sum() - own.square().sum()) / flat.shape[1]
         reconstruction = torch.zeros_like(prediction)
         if not model.pictures:
             seen = (obs[0] - model.mean) / model.std

@@ -30,9 +30,9 @@ class ModelConfig:
     hidden_dim: int = 128  # width of all hidden layers
     simplex: int = 8  # latent numbers per simplex group
     values: int = 2  # members of the value ensemble
-    waves: bool = False  # whether the encoder also sees sines and cosines of slow numbers
+    waves: bool = True  # whether the encoder also sees sines and cosines of slow numbers
     bins: int = 51  # of the discrete regression
-    linear: bool = False  # whether bins are averaged as the numbers they stand for, not as symlogs
+    linear: bool = True  # whether bins are averaged as the numbers they stand for, not as symlogs
     bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space, about +-400
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import pairwise
 from typing import TypeVar
 
@@ -58,6 +59,16 @@ class MLP(nn.Module):
         for layer in hidden:
             x = normalised(layer(x))
         return last(x)
+
+
+def with_octaves(x: Tensor, count: int) -> Tensor:
+    """Numbers, and their sines and cosines with periods of 4, 2, 1, ...: (..., N (1 + 2 count)).
+
+    What lies on either side of a thin wall has nearly the same numbers, and networks are slow to
+    learn what changes fast with their inputs (Tancik et al. 2020, arXiv:2006.10739).
+    """
+    fast = [x * (math.pi / 2 * 2**k) for k in range(count)]
+    return torch.cat([x, *(wave(y) for y in fast for wave in (torch.sin, torch.cos))], -1)
 
 
 class VectorEncoder(MLP):
