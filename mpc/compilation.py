@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import torch._functorch.config
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ def compiled(function: F, enabled: bool = True) -> F:
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
-            return fast(*args, **kwargs)
+            # With its gradient, which would else be compiled, and fail, in `backward`.
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                return fast(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             logger.warning("torch.compile failed, running without it: %s", reason)

@@ -55,6 +55,17 @@ def test_a_failing_compiler_costs_one_warning(
     assert "and says more" not in caplog.text
 
 
+def test_gradients_are_compiled_where_a_failure_can_be_forgiven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the function and not in `backward`, which is out of reach."""
+    config = torch._functorch.config
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+    assert compiled(lambda: config.force_non_lazy_backward_lowering)() is True
+    assert config.force_non_lazy_backward_lowering is False
+
+
 def test_mistakes_in_compiled_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a failing compiler is forgiven, not an error of the function itself."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
