@@ -60,7 +60,7 @@ def test_gradients_are_compiled_where_a_failure_can_be_forgiven(
 ) -> None:
     """With the function and not in `backward`, which is out of reach."""
     config = torch._functorch.config
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda: function())
     monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
     assert compiled(lambda: config.force_non_lazy_backward_lowering)() is True
     assert config.force_non_lazy_backward_lowering is False
