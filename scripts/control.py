@@ -20,6 +20,7 @@ from rich.text import Text
 from agents import Memory, MPCAgent
 from envs import EnvSpec, RenderingUnavailable, select_gl_backend
 from envs.goals import GoalTask
+from envs.pixels import SIZE
 from mpc import Plan, trajectory_cost
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import (
@@ -34,7 +35,15 @@ from scripts.loading import (
 from scripts.option_help import layout, option_rows
 from scripts.options import Options, read_options, split_groups
 from scripts.plan_video import carry_out, side_by_side
-from scripts.plots import Line, Panel, decision_trace, line_panels, path_picture, plan_picture
+from scripts.plots import (
+    Line,
+    Panel,
+    decision_trace,
+    film_strip,
+    line_panels,
+    path_picture,
+    plan_picture,
+)
 from scripts.readout import fit_readout, principal_readout
 from scripts.settings import build, prepare_torch, require_at_least, require_seed
 from scripts.terminal import console as make_console
@@ -45,6 +54,7 @@ from world_models import Towards
 logger = logging.getLogger(__name__)
 
 AnyRun = LoadedRun | LoadedGoalRun
+FILM = 8  # pictures of a plan that are drawn, at most
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ class Start:
     agent: MPCAgent
     options: dict[str, Any] | None = None  # of the reset
     task: GoalTask | None = None  # which holds the goal, of goal tasks
+    goal: NDArray[np.float32] | None = None  # how the goal looks, (O,), of goal tasks
 
 
 class RewardEpisodes:
@@ -208,7 +219,7 @@ class GoalEpisodes:
         agent = goal_agent(
             model, self.planner, settings.agent, settings.goal.distance, info["goal"][None]
         )
-        return Start(seed, obs, agent, options, goal_task(env))
+        return Start(seed, obs, agent, options, goal_task(env), info["goal"])
 
     def outcome(self, trace: Trace) -> str:
         """How it went, in words."""
@@ -393,10 +404,15 @@ def _draw_plan(trace: Trace, start: Start, loaded: AnyRun, stem: str, step: int)
     title = f"{spec.name}, {stem}: plan at control step {step}"
     plan_picture(path, virtual, rollout, happened, plan.actions[0].cpu(), readout.labels, title)
     paths = [path]
-    if start.task is not None and not spec.pictures:
-        paths.append(loaded.folder.plots / f"path-{stem}.png")
+    if start.task is not None:
         shown = {"what happened": obs, "virtual states": plan.states[0], "model": rolled[0]}
-        _draw_path(paths[-1], shown, start, spec, title)
+        if spec.pictures:
+            shown["what happened"] = obs[step : step + horizon + 1]
+            paths.append(loaded.folder.plots / f"film-{stem}.png")
+            _draw_film(paths[-1], shown, start, spec, title)
+        else:
+            paths.append(loaded.folder.plots / f"path-{stem}.png")
+            _draw_path(paths[-1], shown, start, spec, title)
     if not plan.diagnostics.trace:
         return paths
     beside = loaded.folder.plots / f"iterations-{stem}.png"
@@ -425,6 +441,27 @@ def _draw_path(
         places[name] = np.stack([task.state_of(one) for one in obs.cpu().numpy()])[:, :2]
     names = spec.obs_names or ("first", "second")
     path_picture(path, places, task.goal[:2], task.outline(), (names[0], names[1]), title)
+
+
+def _draw_film(
+    path: Path, shown: dict[str, torch.Tensor], start: Start, spec: EnvSpec, title: str
+) -> None:
+    """Draw pictures (T, O) and decoded latents (T, Z) of a plan in rows, then the goal."""
+    model, goal = start.agent.model, start.goal
+    assert isinstance(model, Towards) and goal is not None
+    length = len(shown["virtual states"])
+    steps = sorted({round(i * (length - 1) / (FILM - 1)) for i in range(FILM)})
+    rows = {}
+    for name, x in shown.items():
+        happened = name == "what happened"
+        end = torch.from_numpy(goal).to(x.device)[None] if happened else model.goal
+        with torch.no_grad():
+            # An episode that ended before the plan stays where it ended.
+            row = torch.cat([x[[min(step, len(x) - 1) for step in steps]], end])
+            row = row[:, -spec.newest_dim :] if happened else model.decode(row)
+        pictures = row.view(len(row), 3, SIZE, SIZE).movedim(1, -1)
+        rows[name] = pictures.round().to(torch.uint8).cpu().numpy()
+    film_strip(path, rows, [*(f"{step}" for step in steps), "goal"], title)
 
 
 def enumerated(values: torch.Tensor) -> tuple[list[float], list[float]]:

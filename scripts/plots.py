@@ -277,6 +277,30 @@ def path_picture(
     _save(figure, path)
 
 
+def film_strip(
+    path: Path, rows: Mapping[str, np.ndarray], columns: Sequence[str], title: str
+) -> None:
+    """Pictures (T, height, width, 3) uint8 in rows, all of them under the names of the columns."""
+    size = 6.8 / len(columns)  # inches of a picture
+    figure, panels = _figure(
+        len(rows), (8.0, 0.8 + (size + 0.05) * len(rows)), title, columns=len(columns)
+    )
+    for i, (axes, picture) in enumerate(
+        zip(panels, np.concatenate(list(rows.values())), strict=True)
+    ):
+        row, column = divmod(i, len(columns))
+        axes.imshow(picture)
+        axes.grid(False)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        if row == 0:
+            axes.set_title(columns[column], fontsize=9, color=INK)
+        if column == 0:
+            name = list(rows)[row]
+            axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    _save(figure, path)
+
+
 def draw_walls(axes: Axes, walls: Sequence[tuple[float, float, float]]) -> None:
     """Draw squares, lower left corner and width, in equal scales."""
     for x, y, width in walls:

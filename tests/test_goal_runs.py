@@ -187,6 +187,19 @@ def test_control_says_whether_the_goal_was_reached_and_draws_the_way(run: Path) 
         assert picture.stat().st_size > 10_000
 
 
+def test_plans_in_pictures_are_shown_as_a_film(tmp_path: Path) -> None:
+    pixels = (ENV, "env.obs=pixels")
+    options = ("policy=scripted", "episodes=3", "steps=10", f"datasets={tmp_path}", "name=seen")
+    assert telic("collect", *pixels, *options).code == 0
+    words = (*pixels, f"data={tmp_path / 'seen'}", "train.objective=goal", *SIZES)
+    trained = telic("train", *words, "train.updates=3", f"runs={tmp_path}", "name=run")
+    assert trained.code == 0, trained.err
+    result = telic("control", f"run={tmp_path / 'run'}", "horizon=6", "plan_step=2")
+    assert result.code == 0, result.err
+    (picture,) = (tmp_path / "run" / "plots").glob("film-grasp-*.png")
+    assert picture.stat().st_size > 10_000 and str(picture) in result.out.replace("\n", "")
+
+
 def test_commands_for_one_kind_of_run_refuse_the_other(run: Path) -> None:
     assert "was trained for goals" in telic("evaluate", f"run={run}").error
     reward = Path(__file__).parent.parent / "checkpoints" / "walker-walk"

@@ -112,3 +112,10 @@ def test_failed_video_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_video(tmp_path / "v.mp4", [], fps=20)
     with pytest.raises(ValueError, match="float64"):
         write_video(tmp_path / "v.mp4", [np.zeros((32, 32, 3))], fps=20)
+
+
+def test_film_strips_show_every_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = {name: rng.integers(0, 255, (3, 64, 64, 3), np.uint8) for name in ("plan", "happened")}
+    plots.film_strip(tmp_path / "film.png", rows, ["0", "4", "goal"], "a plan")
+    assert_picture(tmp_path / "film.png")

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from mpc.contracts import Transition, WorldModel
 from mpc.history import newest
 from mpc.objectives import beside
-from world_models.networks import MLP, EnsembleMLP, PictureEncoder, frozen, with_octaves
+from world_models.networks import (
+    MLP,
+    EnsembleMLP,
+    PictureDecoder,
+    PictureEncoder,
+    frozen,
+    with_octaves,
+)
 
 PLACES = 32  # numbers in either part of a place
 UNIT = 10.0  # control steps that one of them stands for
@@ -71,10 +78,13 @@ class GoalModel(WorldModel):
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         self.history = config.history
         latent, hidden = config.latent_dim, config.hidden_dim
+        self.newest = obs_dim // max(1, pictures)  # numbers that are decoded: of the last picture
         self.encoder: nn.Module
+        self.decoder: nn.Module
         if pictures:
             features = PictureEncoder(pictures, hidden)
             self.encoder = nn.Sequential(features, MLP(hidden, hidden, latent))
+            self.decoder = PictureDecoder(latent)
         else:
             seen = obs_dim * (1 + 2 * config.octaves)
             self.encoder = MLP(seen, hidden, hidden, latent)
@@ -86,9 +96,8 @@ class GoalModel(WorldModel):
         self.actor = MLP(2 * latent, hidden, hidden, action_dim)
         self.inverse = MLP(2 * latent, hidden, action_dim)
         # Vectors are seen with mean 0 and variance 1, see `fit`; a PictureEncoder does its own.
-        size = 1 if pictures else obs_dim
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("mean", torch.zeros(self.newest))
+        self.register_buffer("std", torch.ones(self.newest))
         self.register_buffer("spread", torch.tensor(1.0))
 
     @torch.no_grad()
@@ -98,16 +107,21 @@ class GoalModel(WorldModel):
             features = self.encoder[0]
             assert isinstance(features, PictureEncoder)
             features.fit(obs)
+            self.mean.copy_(features.mean[-self.newest :])
+            self.std.fill_(features.spread)
             return
         self.mean.copy_(obs.mean(0))
         self.std.copy_(obs.std(0).clamp_min(1e-3))
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
-        if not self.pictures:
-            obs = with_octaves((obs - self.mean) / self.std, self.config.octaves)
-        z: Tensor = self.encoder(obs)
+        seen = obs if self.pictures else with_octaves(self.normalised(obs), self.config.octaves)
+        z: Tensor = self.encoder(seen)
         return z
+
+    def normalised(self, obs: Tensor) -> Tensor:
+        """What is decoded of an observation, with mean 0 and variance 1: (..., O) -> (..., N)."""
+        return (obs[..., -self.newest :] - self.mean) / self.std
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
@@ -118,10 +132,9 @@ class GoalModel(WorldModel):
         return gaps(self.places(z), self.places(goal)).mean(0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Observation of a latent: (..., Z) -> (..., O)."""
-        if self.pictures:
-            raise NotImplementedError("a model of pictures has no decoder")
-        return self.decoder(z) * self.std + self.mean
+        """Observation of a latent, of pictures the newest: (..., Z) -> (..., N)."""
+        seen: Tensor = self.decoder(z) * self.std + self.mean
+        return seen.clamp(0.0, 255.0) if self.pictures else seen
 
     def towards(self, goal: Tensor) -> Towards:
         """This model with a policy prior that leads to `goal` (B, Z)."""
@@ -163,7 +176,7 @@ class Towards(WorldModel):
         return self.model.distance(z, goal)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Observation of a latent: (..., Z) -> (..., O)."""
+        """Observation of a latent, of pictures the newest: (..., Z) -> (..., N)."""
         return self.model.decode(z)
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -48,7 +48,7 @@ class GoalLossConfig:
     prediction: float = 1.0  # weight of the latent prediction error
     variance: float = 1.0  # weight against latents whose variance is below 1
     covariance: float = 0.05  # weight against latents that say the same
-    reconstruction: float = 1.0  # weight of the decoder's error, of vectors
+    reconstruction: float = 1.0  # weight of the decoder's error
     inverse: float = 0.1  # weight of the error in the action between two latents
     distance: float = 1.0  # weight of the temporal distance's error
     policy: float = 1.0  # weight of the policy's error
@@ -146,10 +146,9 @@ class GoalTrainer:
         variance = F.relu(1.0 - torch.sqrt(own + 1e-4)).mean()
         shared = centred.T @ centred / (len(flat) - 1)
         covariance = (shared.square().sum() - own.square().sum()) / flat.shape[1]
-        reconstruction = torch.zeros_like(prediction)
-        if not model.pictures:
-            seen = (obs[0] - model.mean) / model.std
-            reconstruction = (model.decoder(z[0]) - seen).square().mean()
+        # Latents of pictures need not hold all that is in them: that decoder is there to look at.
+        held = z[0].detach() if model.pictures else z[0]
+        reconstruction = (model.decoder(held) - model.normalised(obs[0])).square().mean()
         move = torch.cat([present[0], present[1]], -1)
         inverse = (model.inverse(move) - actions[first]).square().mean()
 

@@ -141,6 +141,24 @@ class PictureEncoder(nn.Module):
         return features.view(*x.shape[:-1], -1)
 
 
+class PictureDecoder(nn.Sequential):
+    """One picture of 64 x 64 from a latent: (..., Z) -> (..., 3 * 64 * 64), channels first."""
+
+    def __init__(self, latent: int) -> None:
+        widths = (64, 32, 32, 16, 3)  # of pictures with a side of 4, 8, .. 64
+        layers: list[nn.Module] = [
+            nn.Linear(latent, widths[0] * 4 * 4),
+            nn.Unflatten(-1, (-1, 4, 4)),
+        ]
+        for here, there in pairwise(widths):
+            layers += [nn.SiLU(), nn.ConvTranspose2d(here, there, 4, 2, 1)]
+        super().__init__(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(..., Z) -> (..., 3 * 64 * 64)."""
+        return super().forward(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+
+
 class EnsembleMLP(nn.Module):
     """`count` MLPs with two hidden layers side by side, one batched matrix product per layer."""
 

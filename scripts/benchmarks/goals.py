@@ -372,7 +372,7 @@ def reached_in_model(
 ) -> list[bool]:
     """Whether the model says that the plans in `memory` reach the goals of `envs`.
 
-    Of models of pictures, which have no decoder, nothing is known: an empty list.
+    Of models of pictures, from which no state can be read, nothing is known: an empty list.
     """
     if loaded.spec.pictures:
         return []
