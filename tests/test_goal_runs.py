@@ -11,10 +11,17 @@ import torch
 from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_for
 
 from envs import make_env
-from scripts.benchmarks.goals import goal_targets, times_to_success
+from scripts.benchmarks.goals import (
+    ABLATIONS,
+    Goals,
+    GoalsSettings,
+    goal_targets,
+    times_to_success,
+)
 from scripts.collect import CollectSettings, record
 from scripts.datasets import HELD_OUT, Dataset
 from scripts.goal_tasks import draw_goals, goal_task
+from scripts.loading import PlannerChoice
 from scripts.settings import GoalConfig
 from world_models import latest_checkpoint, load_checkpoint
 
@@ -273,6 +280,28 @@ def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Pat
     assert list(tmp_path.glob("goals-1-*.png"))
     again = telic(*words, "trials=1")
     assert "6 of 6 cells are finished already" in again.out
+
+
+def test_ablations_change_one_thing_each(run: Path, tmp_path: Path) -> None:
+    suite = Goals(
+        GoalsSettings("goals", runs=[str(run)], open=[], horizons=[3], ablations=True),
+        PlannerChoice(["grasp"], {}),
+        {"goal": {"source": "random"}},
+    )
+    cells = [cell for cell in suite.cells() if cell.key["kind"] == "ablation"]
+    assert [cell.key["change"] for cell in cells] == list(ABLATIONS)
+    for change, options in ABLATIONS.items():
+        settings = suite.opened(str(run), options).settings
+        assert settings.goal.source == "random"
+        for group in set(options) - {"planner"}:
+            for option, value in options[group].items():
+                assert getattr(getattr(settings, group), option) == value, change
+    words = ("suite=goals", f"runs={run}", "pairs=2", "planner=grasp", "open=[]", "closed=20")
+    short = ("horizons=3", "most=2", "trials=1", "ablations=true", f"out={tmp_path}")
+    result = telic("benchmark", *words, *short)
+    assert result.code == 0, result.err
+    text = (tmp_path / "goals.md").read_text()
+    assert all(f"\n| {change} | " in text for change in ABLATIONS)
 
 
 def cell(planner: str, ms: float, *reached: int | None) -> dict[str, dict[str, object]]:

@@ -32,7 +32,7 @@ from scripts.benchmarks.suite import (
 )
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, goal_rows, open_goal_run
-from scripts.options import Options
+from scripts.options import Options, split_groups, stack
 from scripts.plots import Line, Panel, line_panels, lines_through
 from scripts.settings import require_at_least
 from scripts.statistics import Interval, wilson
@@ -43,6 +43,17 @@ BATCH = 25  # problems that are planned side by side
 # Least success in closed loop, by environment: what published or earlier work makes a goal of.
 CLOSED = {"goal/pointmaze-medium": 0.95, "goal/pointmaze-large": 0.85}
 OPEN = {"goal/pointmaze-umaze": (80, 0.95)}  # horizon, least success in open loop
+ABLATIONS: dict[str, Options] = {  # what each changes of the default options
+    "as it is": {},
+    "latent distance": {"goal": {"distance": "latent"}},
+    "warm actions alone": {"agent": {"warm_start": "actions"}},
+    "cold starts": {"agent": {"warm_start": "nothing"}},
+    "full gradient": {"planner": {"stop_gradient": False}},
+    "no noise": {"planner": {"noise": 0.0}},
+    "lookahead of 1": {"planner": {"lookahead": 1}},
+    "sync by gradient": {"planner": {"sync_every": 1}},
+    "sync by CEM": {"planner": {"sync_every": 1, "sync_planner": "cem"}},
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class GoalsSettings(SuiteSettings):
     spans: list[int] = field(default_factory=lambda: [20, 40, 80])  # control steps, open loop
     trials: int = 5  # single decisions timed for each number of iterations that is tried
     most: int = 1000  # iterations of a plan
+    ablations: bool = False  # whether grasp is also measured, in closed loop, without its parts
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -89,14 +101,17 @@ class Goals(Suite):
 
     def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
-        self.loaded = {
-            run: open_goal_run(run, None, settings.device, changes) for run in settings.runs
-        }
+        self.loaded = {run: self.opened(run, {}) for run in settings.runs}
         with usage_errors():
             self.starts = {
                 run: draw_goals(one.settings.goal, one.held_out(), settings.pairs, settings.seed)
                 for run, one in self.loaded.items()
             }
+
+    def opened(self, run: str, changes: Options) -> LoadedGoalRun:
+        """A run with `changes` to its options, beside those of the command line."""
+        own, _ = split_groups(changes, CHANGES)
+        return open_goal_run(run, None, self.settings.device, stack(self.changes, own))
 
     @classmethod
     def default_planners(cls) -> list[str]:
@@ -137,22 +152,30 @@ class Goals(Suite):
         )
         for run, (kind, budgets, horizons) in product(self.loaded, kinds):
             for budget, horizon, name in product(budgets, horizons, self.choice.names):
-                # Refuses wrong options before the work begins.
-                self.loaded[run].make_planner(name, self.choice.options | {"horizon": horizon})
-                key = {"kind": kind, "run": run, "planner": name}
-                key |= {"horizon": horizon, "ms": budget}
-                measure = partial(self._measure, run, kind, name, horizon, budget)
-                cells.append(Cell(key, measure))
+                key = {"kind": kind, "run": run, "planner": name, "horizon": horizon, "ms": budget}
+                cells.append(self._cell(key, self.loaded[run], {}))
+        if settings.ablations:
+            for run, (change, options) in product(self.loaded, ABLATIONS.items()):
+                loaded = self.opened(run, options)
+                for budget, horizon in product(settings.closed, settings.horizons):
+                    key = {"kind": "ablation", "run": run, "planner": OURS}
+                    key |= {"horizon": horizon, "ms": budget, "change": change}
+                    cells.append(self._cell(key, loaded, options.get("planner", {})))
         return cells
 
+    def _cell(self, key: dict[str, Any], loaded: LoadedGoalRun, options: Options) -> Cell:
+        options = {**self.choice.options, "horizon": key["horizon"], **options}
+        # Refuses wrong options before the work begins.
+        loaded.make_planner(key["planner"], options)
+        return Cell(key, partial(self._measure, key, loaded, options))
+
     def _measure(
-        self, run: str, kind: str, name: str, horizon: int, budget: float
+        self, key: Mapping[str, Any], loaded: LoadedGoalRun, options: Options
     ) -> dict[str, Any]:
         """Calibrate on single decisions, then run the episodes with what fits."""
-        settings, loaded = self.settings, self.loaded[run]
-        options = self.choice.options | {"horizon": horizon}
-        cold = kind == "open"
-        starts = self.starts[run]
+        settings, name = self.settings, key["planner"]
+        cold = key["kind"] == "open"
+        starts = self.starts[key["run"]]
 
         def decisions(found: Options) -> list[float]:
             planner = loaded.make_planner(name, options | found)
@@ -163,7 +186,7 @@ class Goals(Suite):
 
         try:
             found = calibrate(
-                decision, budget, loaded.make_planner(name, options).config, settings.most
+                decision, key["ms"], loaded.make_planner(name, options).config, settings.most
             )
         except ValueError as error:  # such as a planner that needs a goal to end in
             return {"skipped": str(error)}
@@ -175,7 +198,11 @@ class Goals(Suite):
         for first in range(0, settings.pairs, BATCH):
             part = slice(first, first + BATCH)
             one, told = self._episodes(
-                loaded, planner, protocol.seeds[part], starts[part], horizon if cold else None
+                loaded,
+                planner,
+                protocol.seeds[part],
+                starts[part],
+                key["horizon"] if cold else None,
             )
             reached, promised = reached + one, promised + told
         return {
@@ -288,6 +315,7 @@ class Goals(Suite):
             sections.append(f"## {name}: {run}\n\n{about}")
             for kind in ("closed", "open"):
                 sections += list(self._tables(select(rows, run=run, kind=kind), kind))
+            sections += list(_ablation_tables(select(rows, run=run, kind="ablation")))
             targets += goal_targets(name, select(rows, run=run))
         sections += skipped(rows)
         return Report("Goals", protocol, sections, targets)
@@ -365,6 +393,19 @@ class Goals(Suite):
             ]
             lines += lines_through(name, sorted(points))
         return Panel(title, "horizon H", "goals reached", lines)
+
+
+def _ablation_tables(rows: Rows) -> Iterator[str]:
+    """Success of GRASP with one option changed, by budget."""
+    for ms in sorted({row["cell"]["ms"] for row in rows}):
+        at = [row for row in select(rows, ms=ms) if "reached" in row["result"]]
+        horizons = sorted({row["cell"]["horizon"] for row in at})
+        lines = [
+            [change, *(_words(select(at, change=change, horizon=h)[0]["result"]) for h in horizons)]
+            for change in dict.fromkeys(row["cell"]["change"] for row in at)
+        ]
+        title = f"### {OURS} with one thing changed, closed loop, {ms:g} ms per decision"
+        yield f"{title}\n\n{table(['', *(f'H = {h}' for h in horizons)], lines)}"
 
 
 def reached_in_model(
