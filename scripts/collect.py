@@ -224,6 +224,6 @@ def _summarise(
         coverage_picture(picture, paths, SHOWN, walls, names, f"{dataset.path.name}: {count} steps")
         console.print(f"  {picture}")
     if isinstance(env.unwrapped, GoalTask):
-        seen = " env.obs=pixels" if spec.pictures else ""
-        chosen = f"env={dataset.env}{seen} data={dataset.path}"
+        config = "--config pixels " if spec.pictures else ""
+        chosen = f"{config}env={dataset.env} data={dataset.path}"
         console.print(f"  telic train {chosen} train.objective=goal")

@@ -197,9 +197,10 @@ def test_control_says_whether_the_goal_was_reached_and_draws_the_way(run: Path) 
 def test_plans_in_pictures_are_shown_as_a_film(tmp_path: Path) -> None:
     pixels = (ENV, "env.obs=pixels")
     options = ("policy=scripted", "episodes=3", "steps=10", f"datasets={tmp_path}", "name=seen")
-    assert telic("collect", *pixels, *options).code == 0
-    words = (*pixels, f"data={tmp_path / 'seen'}", "train.objective=goal", *SIZES)
-    trained = telic("train", *words, "train.updates=3", f"runs={tmp_path}", "name=run")
+    collected = telic("collect", *pixels, *options)
+    words = ("--config", "pixels", ENV, f"data={tmp_path / 'seen'}", "train.objective=goal")
+    assert " ".join(words) in collected.out.replace("\n", "")
+    trained = telic("train", *words, *SIZES, "train.updates=3", f"runs={tmp_path}", "name=run")
     assert trained.code == 0, trained.err
     result = telic("control", f"run={tmp_path / 'run'}", "horizon=6", "plan_step=2")
     assert result.code == 0, result.err
