@@ -157,8 +157,8 @@ class GoalTrainer:
             goal = model.encode(goals)
         # The places of all three in one call; no gradient comes back through those of `there`.
         place, there_place, goal_place = model.places(torch.stack([here, there, goal])).unbind(1)
-        left = gaps(place, goal_place)
-        distance = self._distance(left, there, goal, ahead)
+        distance = self._distance(between(place, goal_place), there, goal, ahead)
+        left = gaps(place, goal_place).detach()
         gain = (left - gaps(there_place, goal_place)).mean(0).detach()
         policy = self._policy(gain, here, goal, actions[first])
         loss = (
@@ -185,22 +185,28 @@ class GoalTrainer:
         return error / len(actions)
 
     def _distance(self, left: Tensor, there: Tensor, goal: Tensor, ahead: Tensor) -> Tensor:
-        """Expectile regression of distances `left` (members, B) onto one more than from `there`.
+        """Expectile regression of distances `left` (members, B, B) onto one more than from `there`.
 
-        Latents (B, Z). With V = -distance this is the goal-conditioned value of implicit
-        Q-learning (Kostrikov et al. 2021, arXiv:2110.06169; Park et al. 2023, arXiv:2307.11949)
-        for a reward of -1 per control step.
+        Latents (B, Z). From every state to the goals of all: those of others are goals from
+        anywhere, and cost next to nothing, because a distance is that of two places. With
+        V = -distance this is the goal-conditioned value of implicit Q-learning (Kostrikov et al.
+        2021, arXiv:2110.06169; Park et al. 2023, arXiv:2307.11949) for a reward of -1 per control
+        step.
         """
         cfg = self.config
         with torch.no_grad():
-            on = gaps(*self.target(torch.stack([there, goal])).unbind(1))
+            on = between(*self.target(torch.stack([there, goal])).unbind(1))
             on = discounted(on, cfg.discount).amax(0)
-            target = 1.0 + cfg.discount * torch.where(ahead == 1, torch.zeros_like(on), on)
-            target = torch.where(ahead == 0, torch.zeros_like(on), target)
+            own = torch.eye(len(on), device=on.device)
+            arrived = own * (ahead == 0), own * (ahead == 1)
+            target = (1.0 - arrived[0]) * (1.0 + cfg.discount * (1.0 - arrived[1]) * on)
         gap = target - discounted(left, cfg.discount)
         weight = torch.where(gap < 0, cfg.expectile, 1.0 - cfg.expectile)
+        error = (weight * gap.square()).sum(0)
+        # The own goal of a state weighs as much as those of all others together.
+        share = (own + (1.0 - own) / max(1, len(own) - 1)) / len(own)
         scale = (1.0 - cfg.discount) ** 2  # so that what is compared are numbers up to 1
-        return scale * (weight * gap.square()).sum(0).mean()
+        return scale * (share * error).sum()
 
     def _policy(self, gain: Tensor, here: Tensor, goal: Tensor, action: Tensor) -> Tensor:
         """Recorded actions (B, A), those by which the goal comes nearer, by `gain` (B,), the more.
@@ -210,6 +216,11 @@ class GoalTrainer:
         weight = torch.exp(gain / self.config.temperature).clamp_max(20.0)
         chosen = torch.tanh(self.model.actor(torch.cat([here, goal], -1)))
         return (weight.unsqueeze(-1) * (chosen - action).square()).mean()
+
+
+def between(here: Tensor, there: Tensor) -> Tensor:
+    """Distances from all places (..., B, P) to all others (..., B, P): (..., B, B)."""
+    return gaps(here.unsqueeze(-2), there.unsqueeze(-3))
 
 
 def discounted(steps: Tensor, discount: float) -> Tensor:
