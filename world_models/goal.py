@@ -172,7 +172,7 @@ class Towards(WorldModel):
         return Transition(z, a, self.model.step(z, a))
 
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Discounted control steps from `z` to `goal`: (..., Z) both -> (...)."""
+        """Control steps from `z` to `goal`: (..., Z) both -> (...)."""
         return self.model.distance(z, goal)
 
     def decode(self, z: Tensor) -> Tensor:

@@ -140,7 +140,6 @@ class GoalTrainer:
         present = z[first:]  # from the first step that is predicted on, (H + 1, B, Z)
         prediction = self._prediction(z, actions[first:])
         flat = z.flatten(0, 1)
-        spread = flat.std(0)
         centred = flat - flat.mean(0)
         own = centred.square().sum(0) / (len(flat) - 1)
         variance = F.relu(1.0 - torch.sqrt(own + 1e-4)).mean()
@@ -171,7 +170,7 @@ class GoalTrainer:
             + cfg.policy * policy
         )
         parts = (loss, prediction, variance, covariance, reconstruction, inverse, distance, policy)
-        return loss, torch.stack([*parts, left.mean()]).detach(), spread.mean().detach()
+        return loss, torch.stack([*parts, left.mean()]).detach(), own.detach().sqrt().mean()
 
     def _prediction(self, z: Tensor, actions: Tensor) -> Tensor:
         """Mean squared error of latents predicted H steps on, from encoded z (h + H, B, Z)."""
