@@ -18,13 +18,14 @@ from rich.progress import track
 
 from envs import EnvConfig, EnvSpec, make_env, spec_of
 from envs.goals import GoalTask
+from mpc.checks import require_at_least
 from mpc.noise import coloured
 from scripts.datasets import Dataset, Recorded, import_minari, write_dataset
 from scripts.interrupts import noted_signals
 from scripts.option_help import layout, option_rows
 from scripts.plots import coverage_picture
 from scripts.run_folder import RunFolder
-from scripts.settings import load, require_at_least, require_seed
+from scripts.settings import load, require_seed
 from scripts.tensor_files import read_tensors, write_tensors
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors

@@ -22,6 +22,7 @@ from envs import EnvSpec, RenderingUnavailable, select_gl_backend
 from envs.goals import GoalTask
 from envs.pixels import SIZE
 from mpc import Plan, trajectory_cost
+from mpc.checks import require_at_least
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import (
     CHANGES,
@@ -45,7 +46,7 @@ from scripts.plots import (
     plan_picture,
 )
 from scripts.readout import fit_readout, principal_readout
-from scripts.settings import build, prepare_torch, require_at_least, require_seed
+from scripts.settings import build, prepare_torch, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
 from scripts.video import write_video

@@ -15,12 +15,13 @@ import numpy as np
 from rich.table import Table
 
 from agents import MPCAgent, Protocol, run_episodes
+from mpc.checks import require_at_least
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.plots import PlannerScore, planner_table_plot
 from scripts.reference import published_return
-from scripts.settings import build, prepare_torch, require_at_least, require_seed
+from scripts.settings import build, prepare_torch, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
 

@@ -243,9 +243,7 @@ def coverage_picture(
         right.plot(*np.asarray(one).T, color=OURS, lw=0.8, alpha=0.6)
     right.set_title(f"{min(shown, len(paths))} episodes", loc="left", fontsize=9, color=FAINT)
     for axes in (left, right):
-        draw_walls(axes, walls)
-        axes.set(xlabel=names[0], ylabel=names[1])
-        axes.grid(visible=False)
+        _draw_floor(axes, walls, names)
     _save(figure, path)
 
 
@@ -269,10 +267,8 @@ def path_picture(
     first = np.asarray(next(iter(paths.values())))[0]
     axes.plot(*first, "o", color=INK, ms=8, label="start")
     axes.plot(*np.asarray(goal), "*", color="#2e8b57", ms=16, label="goal")
-    draw_walls(axes, walls)
+    _draw_floor(axes, walls, names)
     axes.set_aspect("equal")
-    axes.set(xlabel=names[0], ylabel=names[1])
-    axes.grid(visible=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _save(figure, path)
 
@@ -301,11 +297,15 @@ def film_strip(
     _save(figure, path)
 
 
-def draw_walls(axes: Axes, walls: Sequence[tuple[float, float, float]]) -> None:
-    """Draw squares, lower left corner and width, in equal scales."""
+def _draw_floor(
+    axes: Axes, walls: Sequence[tuple[float, float, float]], names: tuple[str, str]
+) -> None:
+    """Draw squares, lower left corner and width, in equal scales, and name the axes."""
     for x, y, width in walls:
         axes.add_patch(Rectangle((x, y), width, width, facecolor=GRID, zorder=0))
     axes.set_aspect("equal" if walls else "auto")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.grid(visible=False)
 
 
 def line_panels(

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from agents import AgentConfig
 from envs import EnvConfig
 from mpc import PLANNERS, Planner, PlannerConfig
+from mpc.checks import require_at_least
 from scripts.metrics import WandbConfig
 from scripts.options import read_options, read_yaml, stack, typed
 from scripts.run_folder import RunFolder
@@ -21,14 +22,6 @@ from world_models import GoalLossConfig, GoalModelConfig, LossConfig, ModelConfi
 DEFAULT_PLANNER = "grasp"
 DISTANCES = ("temporal", "latent")
 SOURCES = ("env", "random", "ahead")
-
-
-def require_at_least(config: Any, least: int, *options: str) -> None:
-    """Raise ValueError naming the first of the `options` of `config` that is below `least`."""
-    for option in options:
-        value = getattr(config, option)
-        if value < least:
-            raise ValueError(f"{option} must be at least {least}, got {value}")
 
 
 def require_seed(seed: int) -> None:

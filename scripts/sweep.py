@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mpc.checks import require_at_least
 from scripts.engines import Engine, Job, LocalEngine
 from scripts.interrupts import noted_signals
 from scripts.metrics import read_column
@@ -31,7 +32,6 @@ from scripts.settings import (
     build,
     load,
     read_run_options,
-    require_at_least,
     training_schema,
 )
 from scripts.terminal import console as make_console

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mpc.checks import require_at_least
 from mpc.contracts import Transition, WorldModel
 from mpc.history import newest
 from mpc.objectives import beside
@@ -48,11 +49,8 @@ class GoalModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no sense."""
-        for option in ("latent_dim", "hidden_dim", "history", "distances"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
-        if self.octaves < 0:
-            raise ValueError(f"octaves must be at least 0, got {self.octaves}")
+        require_at_least(self, 1, "latent_dim", "hidden_dim", "history", "distances")
+        require_at_least(self, 0, "octaves")
 
 
 class GoalModel(WorldModel):

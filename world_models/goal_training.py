@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpc.checks import require_at_least, require_positive
 from mpc.compilation import compiled
 from mpc.history import push
 from world_models.goal import GoalModel, effective_rank, gaps
@@ -62,16 +63,10 @@ class GoalLossConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for option in ("horizon", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
-        for option in ("lr", "max_gradient_norm", "temperature"):
-            if not getattr(self, option) > 0:
-                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+        require_at_least(self, 1, "horizon", "batch_size")
+        require_positive(self, "lr", "max_gradient_norm", "temperature")
         weights = ("prediction", "variance", "covariance", "reconstruction", "inverse")
-        for option in (*weights, "distance", "policy", "final_lr"):
-            if not getattr(self, option) >= 0:
-                raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        require_at_least(self, 0, *weights, "distance", "policy", "final_lr")
         for option in ("discount", "expectile", "target_rate"):
             if not 0 < getattr(self, option) < 1:
                 raise ValueError(f"{option} must be above 0 and below 1")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpc.actions import ActionSpace, CategoricalActions, action_space
+from mpc.checks import require_at_least
 from mpc.contracts import Transition, WorldModel
 from world_models.distributional import expectation
 from world_models.networks import (
@@ -37,9 +38,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        for option in ("latent_dim", "hidden_dim", "simplex", "values"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        require_at_least(self, 1, "latent_dim", "hidden_dim", "simplex", "values")
         if self.latent_dim % self.simplex:
             raise ValueError(
                 f"latent_dim must be a multiple of simplex = {self.simplex}, got {self.latent_dim}"

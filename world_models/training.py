@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc.actions import CategoricalActions
+from mpc.checks import require_at_least, require_positive
 from mpc.compilation import compiled
 from world_models.distributional import cross_entropy
 from world_models.latent import LatentModel
@@ -53,16 +54,10 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for option in ("horizon", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
-        for option in ("lr", "max_gradient_norm", "target_rate", "rho"):
-            if not getattr(self, option) > 0:
-                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
+        require_at_least(self, 1, "horizon", "batch_size")
+        require_positive(self, "lr", "max_gradient_norm", "target_rate", "rho")
         weights = ("consistency", "reward", "value", "termination", "entropy")
-        for option in (*weights, "encoder_lr_scale", "final_lr"):
-            if not getattr(self, option) >= 0:
-                raise ValueError(f"{option} must be at least 0, got {getattr(self, option)}")
+        require_at_least(self, 0, *weights, "encoder_lr_scale", "final_lr")
         if not 0 <= self.lr_falls_after < 1:
             raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
         for option in ("target_rate", "rho"):

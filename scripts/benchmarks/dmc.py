@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from mpc.checks import require_at_least
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -31,7 +32,7 @@ from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels
 from scripts.reference import published_return, reference_curves
 from scripts.run_results import flat
-from scripts.settings import DEFAULT_PLANNER, require_at_least, require_seed
+from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.sweep import Member, plan, slots, sweep

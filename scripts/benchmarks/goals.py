@@ -17,15 +17,15 @@ from omegaconf import MISSING
 
 from agents import GoalProtocol, Memory, MPCAgent, run_goal_episodes
 from mpc import Planner, trajectory_cost
+from mpc.checks import require_at_least
 from scripts.benchmarks.calibration import calibrate
 from scripts.benchmarks.suite import (
     Cell,
     Report,
     Rows,
     Suite,
-    SuiteSettings,
     Target,
-    require_runs,
+    TrainedSettings,
     select,
     skipped,
     table,
@@ -34,7 +34,6 @@ from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, goal_rows, open_goal_run
 from scripts.options import Options, split_groups, stack
 from scripts.plots import Line, Panel, line_panels, lines_through
-from scripts.settings import require_at_least
 from scripts.statistics import Interval, wilson
 from scripts.usage import usage_errors
 
@@ -57,32 +56,29 @@ ABLATIONS: dict[str, Options] = {  # what each changes of the default options
 
 
 @dataclass(frozen=True)
-class GoalsSettings(SuiteSettings):
+class GoalsSettings(TrainedSettings):
     """Options of `telic benchmark suite=goals`."""
 
     seed: int = 40_000_000  # of the first pair of start and goal; far from those of trainings
     runs: list[str] = MISSING  # run folders of trainings with train.objective=goal
-    device: str = "auto"  # auto, cpu, cuda, mps
     pairs: int = 100  # starts and goals per cell, the same for all planners
     closed: list[float] = field(default_factory=lambda: [50.0])  # ms of a decision, closed loop
     horizons: list[int] = field(default_factory=lambda: [8])  # control steps, closed loop
     open: list[float] = field(default_factory=lambda: [250.0, 1000.0, 4000.0])  # ms of a plan
     spans: list[int] = field(default_factory=lambda: [20, 40, 80])  # control steps, open loop
     trials: int = 5  # single decisions timed for each number of iterations that is tried
-    most: int = 1000  # iterations of a plan
     ablations: bool = False  # whether grasp is also measured, in closed loop, without its parts
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
-        require_at_least(self, 1, "pairs", "trials", "most")
+        require_at_least(self, 1, "pairs")
         for option in ("horizons", "spans"):
             if getattr(self, option):
                 self.require_list(option, 1)
         for option in ("closed", "open"):
             if any(ms <= 0 for ms in getattr(self, option)):
                 raise ValueError(f"{option} must be above 0 ms, got {getattr(self, option)}")
-        require_runs(self.runs)
 
 
 class Goals(Suite):

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from omegaconf import MISSING
 
 from agents import Protocol
+from mpc.checks import require_at_least
 from scripts.benchmarks.calibration import calibrate
 from scripts.benchmarks.suite import (
     Cell,
     Report,
     Rows,
     Suite,
-    SuiteSettings,
     Target,
+    TrainedSettings,
     registered,
-    require_runs,
     select,
     skipped,
     table,
@@ -31,7 +30,6 @@ from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, 
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
-from scripts.settings import require_at_least
 from scripts.statistics import mean_interval, paired_difference, span
 
 OURS = "grasp"
@@ -41,27 +39,22 @@ BEHIND = 0.03  # share by which it may be behind another planner at that one's b
 
 
 @dataclass(frozen=True)
-class HorizonSettings(SuiteSettings):
+class HorizonSettings(TrainedSettings):
     """Options of `telic benchmark suite=horizon`."""
 
     seed: int = 30_000_000  # of the first episode; far from those of trainings and evaluations
-    runs: list[str] = MISSING  # run folders of trainings
-    device: str = "auto"  # auto, cpu, cuda, mps
     horizons: list[int] = field(default_factory=lambda: [3, 6, 12, 25, 50])  # control steps
     budgets: list[float] = field(default_factory=lambda: [10.0, 40.0])  # ms of a decision
     episodes: int = 10  # per cell, the same starts for all planners
     decisions: int = 30  # single decisions timed at the end of a cell
-    trials: int = 9  # single decisions timed for each number of iterations that is tried
-    most: int = 1000  # iterations of a plan
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
         self.require_list("horizons", 1)
-        require_at_least(self, 1, "episodes", "decisions", "trials", "most")
+        require_at_least(self, 1, "episodes", "decisions")
         if not self.budgets or min(self.budgets) <= 0:
             raise ValueError(f"budgets must be above 0 ms, got {self.budgets}")
-        require_runs(self.runs)
 
 
 class Horizon(Suite):

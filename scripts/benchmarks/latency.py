@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mpc import BoxActions, Planner, Problem, Reward, WarmStart, shift
+from mpc.checks import require_at_least, require_positive
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -29,7 +30,7 @@ from scripts.benchmarks.suite import (
     table,
 )
 from scripts.plots import Line, Panel, line_panels, lines_through
-from scripts.settings import require_at_least, resolve_device
+from scripts.settings import resolve_device
 from world_models import LatentModel, ModelConfig
 
 WARM_UP = 3  # plans before the timed ones: a cold one, and warm ones that may compile
@@ -64,7 +65,7 @@ class LatencySettings(SuiteSettings):
             self.require_list(option, 1)
         self.require_list("compile", False)
         require_at_least(self, 1, "repeats", "obs_dim", "action_dim")
-        self.require_positive("enough", "cap")
+        require_positive(self, "enough", "cap")
         if len(self.counts) != 2 or self.counts[0] > self.counts[1]:
             raise ValueError(f"counts must be two ascending numbers, got {self.counts}")
 

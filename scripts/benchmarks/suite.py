@@ -18,9 +18,10 @@ from omegaconf import MISSING
 from rich.console import Console
 
 from mpc import PLANNERS, Planner
+from mpc.checks import require_at_least
 from scripts.loading import PlannerChoice
 from scripts.options import Options
-from scripts.settings import build, make_planner_from, prepare_torch, require_at_least, require_seed
+from scripts.settings import build, make_planner_from, prepare_torch, require_seed
 from scripts.usage import UsageError
 from scripts.version import code_version
 
@@ -45,17 +46,22 @@ class SuiteSettings:
         if not values or min(values) < least or len(set(values)) < len(values):
             raise ValueError(f"{option} must list different values from {least} on, got {values}")
 
-    def require_positive(self, *options: str) -> None:
-        """Raise ValueError naming the first of the `options` that is not above 0."""
-        for option in options:
-            if not getattr(self, option) > 0:
-                raise ValueError(f"{option} must be above 0, got {getattr(self, option)}")
 
+@dataclass(frozen=True)
+class TrainedSettings(SuiteSettings):
+    """Options of suites that measure trained models at equal time per decision."""
 
-def require_runs(runs: Sequence[str]) -> None:
-    """Raise ValueError unless `runs` lists different run folders, or was not given yet."""
-    if not runs or (runs != MISSING and len(set(runs)) < len(runs)):
-        raise ValueError(f"runs must list different run folders, got {runs}")
+    runs: list[str] = MISSING  # run folders of trainings
+    device: str = "auto"  # auto, cpu, cuda, mps
+    trials: int = 9  # single decisions timed for each number of iterations that is tried
+    most: int = 1000  # iterations of a plan
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        super().__post_init__()
+        require_at_least(self, 1, "trials", "most")
+        if not self.runs or (self.runs != MISSING and len(set(self.runs)) < len(self.runs)):
+            raise ValueError(f"runs must list different run folders, got {self.runs}")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mpc import (
     WorldModel,
     trajectory_cost,
 )
+from mpc.checks import require_at_least, require_positive
 from scripts.benchmarks.calibration import calibrate
 from scripts.benchmarks.suite import (
     Cell,
@@ -43,7 +44,6 @@ from scripts.benchmarks.suite import (
 )
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
-from scripts.settings import require_at_least
 from scripts.statistics import Interval, mean_interval, span
 from world_models import Pendulum, PointMass, double_integrator
 
@@ -71,7 +71,7 @@ class TruthSettings(SuiteSettings):
             raise ValueError(f"problems must be among {', '.join(TASKS)}, got {self.problems}")
         self.require_list("iterations", 1)
         require_at_least(self, 1, "starts", "repeats", "search")
-        self.require_positive("cap")
+        require_positive(self, "cap")
         if not self.budgets or min(self.budgets) <= 0:
             raise ValueError(f"budgets must be above 0 ms, got {self.budgets}")
         if self.horizon is not None:
