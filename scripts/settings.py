@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar
@@ -83,10 +84,10 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that defines a training run."""
+class RunSettings(ABC):
+    """What every training run has, whatever it is trained for."""
 
-    name: str | None = None  # of the run folder; null: made from environment, planner and seed
+    name: str | None = None  # of the run folder; null: made from environment, kind and seed
     runs: str = "runs"  # where run folders lie
     seed: int = 1  # of everything random
     device: str = "auto"  # auto, cpu, cuda, mps
@@ -94,24 +95,57 @@ class Settings:
     env: EnvConfig = field(default_factory=EnvConfig)
     planner: Any = None  # a PlannerConfig with a `name`: the options are those of that planner
     agent: AgentConfig = field(default_factory=AgentConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    replay: ReplayConfig = field(default_factory=ReplayConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, alone or together."""
-        _check_run(self)
+        require_at_least(self, 1, "threads")
+        require_seed(self.seed)
+        if self.name in ("", ".", ".."):
+            raise ValueError(f"name must be the name of a folder, got {self.name!r}")
+        planner, every = self.planner, self.agent.replan_every
+        if planner is not None and every > planner.horizon:
+            raise ValueError(
+                "agent.replan_every must be at most planner.horizon = "
+                f"{planner.horizon}, got {every}"
+            )
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Env frames, or updates, of the whole training."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What tells runs of the same task and seed apart, for their names."""
+
+    def run_name(self) -> str:
+        """`name`, or one made from environment, kind and seed."""
+        if self.name:
+            return self.name
+        task = self.env.name.split("/", 1)[-1]
+        return f"{task}-{self.kind}-seed{self.seed}".replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """Everything that defines a training run for reward."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
 
     @property
     def total(self) -> int:
         """Env frames of the whole training."""
         return self.train.frames
 
-    def run_name(self) -> str:
-        """`name`, or one made from environment, planner and seed."""
-        return _run_name(self, self.planner.name)
+    @property
+    def kind(self) -> str:
+        """The planner."""
+        return str(self.planner.name)
 
 
 @dataclass(frozen=True)
@@ -154,60 +188,29 @@ class OfflineConfig:
 
 
 @dataclass(frozen=True)
-class GoalSettings:
+class GoalSettings(RunSettings):
     """Everything that defines the training of a goal-conditioned model on data."""
 
-    name: str | None = None  # of the run folder; null: made from environment and seed
-    runs: str = "runs"  # where run folders lie
-    seed: int = 1  # of everything random
-    device: str = "auto"  # auto, cpu, cuda, mps
-    threads: int = 1  # of torch on the CPU; with one, a resumed run repeats bit for bit
-    data: str = MISSING  # folder of the dataset, see telic collect
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
-    planner: Any = None  # of the evaluations; its options are those of the planner it names
-    agent: AgentConfig = field(default_factory=AgentConfig)
+    data: str = MISSING  # folder of the dataset, see telic collect
     goal: GoalConfig = field(default_factory=GoalConfig)
     model: GoalModelConfig = field(default_factory=GoalModelConfig)
     loss: GoalLossConfig = field(default_factory=GoalLossConfig)
     train: OfflineConfig = field(default_factory=OfflineConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense, alone or together."""
-        _check_run(self)
 
     @property
     def total(self) -> int:
         """Updates of the whole training."""
         return self.train.updates
 
-    def run_name(self) -> str:
-        """`name`, or one made from environment and seed."""
-        return _run_name(self, "goal")
+    @property
+    def kind(self) -> str:
+        """That it is trained for goals; the planner is only that of its evaluations."""
+        return "goal"
 
 
 AnySettings = Settings | GoalSettings
 OBJECTIVES: dict[str, type[AnySettings]] = {"reward": Settings, "goal": GoalSettings}
-
-
-def _check_run(settings: AnySettings) -> None:
-    """Raise ValueError for values of a training that make no sense, alone or together."""
-    require_at_least(settings, 1, "threads")
-    require_seed(settings.seed)
-    if settings.name in ("", ".", ".."):
-        raise ValueError(f"name must be the name of a folder, got {settings.name!r}")
-    planner, every = settings.planner, settings.agent.replan_every
-    if planner is not None and every > planner.horizon:
-        raise ValueError(
-            f"agent.replan_every must be at most planner.horizon = {planner.horizon}, got {every}"
-        )
-
-
-def _run_name(settings: AnySettings, kind: str) -> str:
-    if settings.name:
-        return settings.name
-    task = settings.env.name.split("/", 1)[-1]
-    return f"{task}-{kind}-seed{settings.seed}".replace("/", "-")
 
 
 def training_schema(raw: Mapping[str, Any]) -> type[AnySettings]:
