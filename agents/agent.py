@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +71,18 @@ class Memory:
             if value is not None:
                 tensors[f"seen.{name}"] = value
         return tensors
+
+    def rows(self, kept: Sequence[int]) -> Memory:
+        """The memory of some of the environments; it knows no last plan."""
+        index = torch.tensor(kept, device=self.rng.device)
+        warm, window, fresh = self.warm_start, self.window, self.fresh
+        return replace(
+            self,
+            window=None if window is None else window[index],
+            fresh=None if fresh is None else fresh[index],
+            warm_start=None if warm is None else warm.rows(index),
+            plan=None,
+        )
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Memory:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from agents.agent import Memory, MPCAgent
 
-GoalWatcher = Callable[[NDArray[np.float32], Memory, Sequence[bool]], None]
-
 
 def run_goal_episodes(
     make_agent: Callable[[NDArray[np.float32]], MPCAgent],
@@ -22,34 +20,40 @@ def run_goal_episodes(
     steps: int,
     agent_seed: int = 0,
     device: str = "cpu",
-    watch: GoalWatcher | None = None,
+    watch: Callable[[MPCAgent, Memory], None] | None = None,
 ) -> list[int | None]:
     """After how many control steps each environment's goal was reached; None: not within `steps`.
 
-    Environments are reset with their seeds and options, and no longer stepped once the goal is
-    reached. `make_agent(goals)` is handed the observations (B, O) of the goals, and
-    `watch(actions, memory, running)` is called after every decision.
+    Environments are reset with their seeds and options, and neither stepped nor planned for once
+    their episode is over. `make_agent(goals)` is handed the observations (B, O) of the goals of
+    those that go on; `watch` is called after the first decision, which is made for all.
     """
     starts = [
         env.reset(seed=seed, options=None if given is None else dict(given))
         for env, seed, given in zip(envs, seeds, options, strict=True)
     ]
     obs = np.stack([start for start, _ in starts])
-    agent = make_agent(np.stack([info["goal"] for _, info in starts]))
-    reached = [0 if info["success"] else None for _, info in starts]
+    goals = np.stack([info["goal"] for _, info in starts])
+    reached: list[int | None] = [0 if info["success"] else None for _, info in starts]
     running = [one is None for one in reached]
+    rows = list(range(len(envs)))  # environments that are planned for
+    agent = make_agent(goals)
     memory = agent.start(agent_seed, device)
     for step in range(1, steps + 1):
         if not any(running):
             break
-        actions, memory = agent.act(obs, memory)
-        if watch is not None:
-            watch(actions, memory, running)
-        for i, env in enumerate(envs):
-            if not running[i]:
+        actions, memory = agent.act(obs[rows], memory)
+        if watch is not None and step == 1:
+            watch(agent, memory)
+        for row, action in zip(rows, actions, strict=True):
+            if not running[row]:
                 continue
-            obs[i], _, terminated, truncated, info = env.step(actions[i])
+            obs[row], _, terminated, truncated, info = envs[row].step(action)
             if info["success"]:
-                reached[i] = step
-            running[i] = not (info["success"] or terminated or truncated)
+                reached[row] = step
+            running[row] = not (info["success"] or terminated or truncated)
+        kept = [i for i, row in enumerate(rows) if running[row]]
+        if 0 < len(kept) < len(rows):
+            rows = [rows[i] for i in kept]
+            agent, memory = make_agent(goals[rows]), memory.rows(kept)
     return reached

@@ -127,6 +127,10 @@ class Objective(ABC):
         """Whether the terminal cost stands for all that would come after the horizon."""
         return False
 
+    def terminal_only(self) -> bool:
+        """Whether it mainly counts where a plan ends, and not the way there."""
+        return False
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -185,6 +189,11 @@ class WarmStart:
             elites=None if self.elites is None else change(self.elites),
             moments={name: change(x) for name, x in self.moments.items()},
         )
+
+    def rows(self, index: Tensor) -> WarmStart:
+        """The record of the problems `index` (N,) int alone."""
+        kept = self.map(lambda x: x[index])
+        return replace(kept, known=None if self.known is None else self.known[index])
 
 
 @dataclass(frozen=True)

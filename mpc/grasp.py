@@ -245,8 +245,14 @@ class Grasp(Planner[GraspConfig]):
         return 0 if problem.judged else 1
 
     def _chosen_in_parallel(self, problem: Problem, warm_start: WarmStart | None) -> Tensor:
-        """Rows (B,) bool whose plan is chosen without a rollout."""
-        if self.config.select == "auto" and not self._sync_every(problem):
+        """Rows (B,) bool whose plan is chosen without a rollout.
+
+        None where only the end of a plan counts: a way round pays late, and a choice by the first
+        few control steps never leaves a place from which every way on looks longer at first.
+        """
+        if self.config.select == "auto":
+            if self._sync_every(problem) or problem.objective.terminal_only():
+                return torch.zeros_like(problem.state[:, 0], dtype=torch.bool)
             return warm_rows(problem, warm_start)
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)

@@ -63,6 +63,10 @@ class GoalDistance(Objective):
         """The target latent, (B, Z)."""
         return self.target
 
+    def terminal_only(self) -> bool:
+        """Whether nothing counts on the way."""
+        return self.stage_weight == 0
+
     def _distance(self, z: Tensor) -> Tensor:
         return (z - beside(self.target, z)).square().sum(-1)
 
@@ -86,6 +90,10 @@ class TemporalDistance(Objective):
         return model.distance(z, beside(self.target, z))
 
     def judges(self, model: WorldModel) -> bool:
+        """True."""
+        return True
+
+    def terminal_only(self) -> bool:
         """True."""
         return True
 
@@ -135,6 +143,10 @@ class Weighted(Objective):
     def judges(self, model: WorldModel) -> bool:
         """Whether any part does."""
         return any(objective.judges(model) for _, objective in self.parts.values())
+
+    def terminal_only(self) -> bool:
+        """Whether any part counts where a plan ends alone: effort on the way decides little."""
+        return any(objective.terminal_only() for _, objective in self.parts.values())
 
     def _sum(self, costs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.parts[k][0] * c for k, c in costs.items()]).sum(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from omegaconf import MISSING
@@ -86,6 +86,8 @@ class TrainConfig:
 @dataclass(frozen=True)
 class RunSettings(ABC):
     """What every training run has, whatever it is trained for."""
+
+    HORIZON: ClassVar = PlannerConfig.horizon  # control steps, where planner.horizon says nothing
 
     name: str | None = None  # of the run folder; null: made from environment, kind and seed
     runs: str = "runs"  # where run folders lie
@@ -191,6 +193,8 @@ class OfflineConfig:
 class GoalSettings(RunSettings):
     """Everything that defines the training of a goal-conditioned model on data."""
 
+    HORIZON: ClassVar = 8  # a way round an obstacle takes longer than a reward looks ahead
+
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
     data: str = MISSING  # folder of the dataset, see telic collect
     goal: GoalConfig = field(default_factory=GoalConfig)
@@ -254,7 +258,8 @@ def build(schema: type[S], raw: Mapping[str, Any]) -> S:
     with usage_errors():
         name = str(raw.get("planner", {}).get("name", DEFAULT_PLANNER))
         options = PLANNERS[name].Config
-    named = make_dataclass("Planner", [("name", str, name)], bases=(options,), frozen=True)
+    own = [("name", str, name), ("horizon", int, getattr(schema, "HORIZON", options.horizon))]
+    named = make_dataclass("Planner", own, bases=(options,), frozen=True)
     planner = [("planner", named, field(default_factory=named))]
     return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import AgentConfig, Memory, MPCAgent, run_episodes
+from agents import AgentConfig, Memory, MPCAgent, run_episodes, run_goal_episodes
 from mpc import (
     Diagnostics,
     Effort,
+    GoalDistance,
     Plan,
     Planner,
     PlannerConfig,
@@ -560,3 +561,67 @@ def test_fallbacks_are_reported(scripted: Callable[..., MPCAgent], drift: Any) -
     agent.model.action_dim = 3
     records = run_episodes(agent, [Walk(limit=4), Walk(limit=4)], [1, 2])
     assert [r.fallbacks for r in records] == [1, 1]
+
+
+# ---- episodes towards goals
+
+
+class Ways(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A place in the plane that actions move; a success within 0.5 of the goal."""
+
+    def __init__(self, goal: tuple[float, float]) -> None:
+        self.goal, self.at, self.steps = np.array(goal), np.zeros(2), 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.at, self.steps = np.array(options["at"], dtype=np.float64), 0
+        return self.at.copy(), {"goal": self.goal, "success": self._near()}
+
+    def step(self, action: np.ndarray) -> Any:
+        assert not self._near(), "stepped after the end"
+        self.at, self.steps = self.at + action, self.steps + 1
+        return self.at.copy(), 0.0, False, False, {"success": self._near()}
+
+    def _near(self) -> bool:
+        return bool(np.linalg.norm(self.at - self.goal) < 0.5)
+
+
+GOALS = [(0.0, 0.0), (2.5, 0.0), (0.0, -1.5), (50.0, 0.0), (0.0, 5.5)]
+
+
+@pytest.mark.parametrize("name", ["grasp", "cem", "gradient"])
+def test_goals_are_planned_for_until_they_are_reached(name: str, homing: Any) -> None:
+    """Each as if it were alone, and no row is planned for that has arrived."""
+    rows: list[int] = []
+    first: list[Memory] = []
+    planner = make_planner(name, horizon=2)
+
+    def make(goals: np.ndarray) -> MPCAgent:
+        agent = MPCAgent(homing, planner, GoalDistance(torch.tensor(goals)), 1.0)
+        plan = agent.act
+
+        def act(obs: np.ndarray, memory: Memory) -> Any:
+            rows.append(len(obs))
+            return plan(obs, memory)
+
+        agent.act = act  # type: ignore[method-assign, assignment]
+        return agent
+
+    def watch(agent: MPCAgent, memory: Memory) -> None:
+        first.append(memory)
+
+    def run(goals: list[tuple[float, float]], **options: Any) -> tuple[list[Any], list[np.ndarray]]:
+        envs = [Ways(goal) for goal in goals]
+        starts = [{"at": (0.0, 0.0)} for _ in goals]
+        reached = run_goal_episodes(make, envs, range(len(goals)), starts, 20, **options)
+        return reached, [env.at for env in envs]
+
+    reached, places = run(GOALS, watch=watch)
+    assert reached[0] == 0 and reached[3] is None
+    assert all(isinstance(one, int) and 2 <= one <= 20 for one in (*reached[1:3], reached[4]))
+    assert len(first) == 1 and first[0].plan is not None and len(first[0].plan.actions) == 5
+    steps = [one if one is not None else 20 for one in reached]
+    assert rows == [5] + [sum(one >= t for one in steps) for t in range(2, 21)]
+    for goal, alone, place in zip(GOALS, reached, places, strict=True):
+        again, at = run([goal])
+        assert again == [alone]
+        np.testing.assert_allclose(at[0], place, atol=1e-6)

@@ -61,6 +61,13 @@ def test_help_lists_options_with_defaults_meaning_and_the_given_planner() -> Non
     assert re.search(r"^  run=\(required\) +run folder", telic("evaluate", "-h").out, re.MULTILINE)
 
 
+def test_help_of_a_training_on_data_needs_no_data() -> None:
+    result = telic("train", "train.objective=goal", "--help")
+    assert result.code == 0 and result.err == ""
+    for line in (r"data=\(required\) +folder of the dataset", r"planner\.horizon=8 +control steps"):
+        assert re.search(f"^  {line}", result.out, re.MULTILINE), line
+
+
 def test_version() -> None:
     assert re.fullmatch(r"telic [\d.]+\S*\n", telic("--version").out)
 

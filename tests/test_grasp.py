@@ -17,9 +17,11 @@ from mpc import (
     Plan,
     Problem,
     Reward,
+    TemporalDistance,
     Transition,
     WarmStart,
     Weighted,
+    WorldModel,
     make_planner,
     shift,
     trajectory_cost,
@@ -757,6 +759,35 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     calls.rows.clear()
     plan("grasp", latent_task, warm, select="auto", iterations=2, restarts=1, sync_every=2)
     assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
+
+
+class Detour(TemporalDistance):
+    """A distance of places x on a line that rises from 10 at 0 to 14 at 4; at 8 it is 6."""
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        x = z[..., 0]
+        return torch.where(x < 4.0, 10.0 + x, 22.0 - 2.0 * x)
+
+
+def test_where_only_the_end_counts_a_warm_plan_goes_a_long_way_round(
+    homing: Any, problem_of: Callable[..., Problem], plan: Callable[..., Plan]
+) -> None:
+    """To stay is best for any lookahead, the warm plan for all of its eight control steps."""
+    objective = Detour(torch.zeros(3, 2).double())
+    problem = problem_of(homing, torch.zeros(3, 2).double(), 8, objective)
+    away = torch.zeros(3, 8, 2).double()
+    away[..., 0] = 1.0
+    _, states = trajectory_cost(homing, objective, 1.0, problem.state, away)
+    options = {**PLAIN, "lookahead": 3, "restarts": 2, "init_std": 0.0, "lead_std": 0.0}
+    options |= {"iterations": 1, "noise": 0.0, "action_lr": 1e-6}
+    first = {
+        select: plan(
+            "grasp", problem, WarmStart(away, states), **options | {"select": select}
+        ).actions[:, 0, 0]
+        for select in ("auto", "lookahead")
+    }
+    torch.testing.assert_close(first["auto"], torch.ones(3).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(first["lookahead"], torch.zeros(3).double(), atol=1e-4, rtol=0)
 
 
 def test_restarts_beside_a_warm_plan_lead_and_then_follow_the_policy_at_its_states(

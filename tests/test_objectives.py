@@ -1,14 +1,23 @@
 """Objectives: their formulas, their sums, and any leading axes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mpc import Effort, GoalDistance, Objective, Reward, Transition, Weighted, WorldModel
+from mpc import (
+    Effort,
+    GoalDistance,
+    Objective,
+    Reward,
+    TemporalDistance,
+    Transition,
+    Weighted,
+    WorldModel,
+)
 from world_models import LatentModel, double_integrator
 
 LEADING = [(2,), (2, 5), (2, 3, 4)]
@@ -114,6 +123,15 @@ def test_a_sum_keeps_the_shaping_of_its_parts() -> None:
 def test_the_goal_of_a_sum_is_that_of_its_part(goal: GoalDistance) -> None:
     assert Weighted({"effort": (1.0, Effort()), "goal": (1.0, goal)}).goal() is goal.target
     assert Weighted({"effort": (1.0, Effort()), "reward": (1.0, Reward())}).goal() is None
+
+
+def test_what_counts_at_the_end_alone_is_told(goal: GoalDistance) -> None:
+    distance = TemporalDistance(goal.target)
+    assert distance.terminal_only() and replace(goal, stage_weight=0.0).terminal_only()
+    assert not goal.terminal_only()
+    assert not Reward().terminal_only() and not Effort().terminal_only()
+    assert Weighted({"effort": (0.1, Effort()), "goal": (1.0, distance)}).terminal_only()
+    assert not Weighted({"effort": (0.1, Effort()), "reward": (1.0, Reward())}).terminal_only()
 
 
 def test_objectives_work_on_a_learned_model(latent_model: LatentModel) -> None:

@@ -8,7 +8,7 @@ from agents import AgentConfig
 from mpc import PLANNERS, PlannerConfig
 from scripts.option_help import comments, option_rows
 from scripts.options import read_yaml
-from scripts.settings import Settings, TrainConfig, load
+from scripts.settings import GoalSettings, Settings, TrainConfig, load
 from scripts.usage import UsageError
 
 
@@ -31,6 +31,14 @@ def refusal(*overrides: str) -> str:
 def test_planner_and_its_options_in_any_order(overrides: tuple[str, ...]) -> None:
     planner = load(Settings, (), overrides).planner
     assert (planner.name, planner.horizon, planner.elites) == ("cem", 5, 32)
+
+
+@pytest.mark.parametrize("planner", PLANNERS.names())
+def test_plans_towards_goals_are_longer_unless_told(planner: str) -> None:
+    words = (f"planner={planner}", "data=folder")
+    assert load(GoalSettings, (), words).planner.horizon == 8
+    assert load(GoalSettings, (), (*words, "planner.horizon=5")).planner.horizon == 5
+    assert load(Settings, (), words[:1]).planner.horizon == 3
 
 
 @pytest.mark.parametrize(

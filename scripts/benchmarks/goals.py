@@ -261,16 +261,14 @@ class Goals(Suite):
         """
         spec, every = loaded.spec, loaded.settings.agent.replan_every
         envs = [loaded.make_env() for _ in seeds]
-        agents: list[MPCAgent] = []
         promised: list[bool] = []
 
         def make(goals: NDArray[np.float32]) -> MPCAgent:
-            agents.append(self._agent(loaded, planner, goals, horizon or every))
-            return agents[0]
+            return self._agent(loaded, planner, goals, horizon or every)
 
-        def watch(_: Any, memory: Memory, running: Sequence[bool]) -> None:
-            if horizon is not None and not promised:
-                promised[:] = reached_in_model(loaded, agents[0], memory, envs)
+        def watch(agent: MPCAgent, memory: Memory) -> None:
+            if horizon is not None:
+                promised[:] = reached_in_model(loaded, agent, memory, envs)
 
         assert spec.episode_steps is not None
         steps = spec.episode_steps if horizon is None else horizon
