@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,6 +258,21 @@ def test_goals_from_data_that_is_gone_are_refused_before_the_work_begins(
     for words in (("control", f"run={copy}"), ("benchmark", "suite=goals", f"runs={copy}")):
         error = telic(*words, "goal.source=random").error
         assert "gone is no dataset; make one with telic collect" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"closed": [], "open": []}, "closed or open must name a budget"),
+        ({"closed": [], "ablations": True}, "closed must name a budget for ablations=true"),
+        ({"open": [0.0]}, "open must be above 0 ms"),
+    ],
+)
+def test_a_suite_that_would_measure_nothing_is_refused(
+    options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        GoalsSettings(runs=["run"], **options)
 
 
 def test_a_dataset_too_small_to_train_on_is_refused(tmp_path: Path) -> None:

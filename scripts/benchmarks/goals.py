@@ -50,6 +50,7 @@ ABLATIONS: dict[str, Options] = {  # what each changes of the default options
     "full gradient": {"planner": {"stop_gradient": False}},
     "no noise": {"planner": {"noise": 0.0}},
     "lookahead of 1": {"planner": {"lookahead": 1}},
+    "chosen by a lookahead": {"planner": {"select": "lookahead"}},
     "sync by gradient": {"planner": {"sync_every": 1}},
     "sync by CEM": {"planner": {"sync_every": 1, "sync_planner": "cem"}},
 }
@@ -76,6 +77,10 @@ class GoalsSettings(TrainedSettings):
         for option in ("horizons", "spans"):
             if getattr(self, option):
                 self.require_list(option, 1)
+        if self.ablations and not self.closed:
+            raise ValueError("closed must name a budget for ablations=true, which is closed loop")
+        if not self.closed and not self.open:
+            raise ValueError("closed or open must name a budget, in milliseconds per decision")
         for option in ("closed", "open"):
             if any(ms <= 0 for ms in getattr(self, option)):
                 raise ValueError(f"{option} must be above 0 ms, got {getattr(self, option)}")
