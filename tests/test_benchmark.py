@@ -20,6 +20,7 @@ from scripts.benchmarks import latency, truth
 from scripts.benchmarks.calibration import calibrate
 from scripts.benchmarks.dmc import final_interval, targets_at
 from scripts.benchmarks.horizon import Horizon, horizon_targets
+from scripts.benchmarks.store import CellStore
 from scripts.benchmarks.suite import Target
 from scripts.options import Options
 
@@ -517,3 +518,18 @@ def test_dmc_refuses_nonsense_before_it_trains(option: str, message: str, tmp_pa
     run = telic("benchmark", *TINY_DMC, option, f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
     assert run.code == 2 and message in run.err.replace("\n", " "), run
     assert tree(tmp_path) == {}
+
+
+def test_what_was_skipped_is_tried_again(tmp_path: Path) -> None:
+    path, basis = tmp_path / "cells.jsonl", {"version": "1"}
+    store = CellStore(path, basis, "abc")
+    store.add({"planner": "cem"}, {"score": 1.0})
+    store.add({"planner": "grasp"}, {"skipped": "its training failed"})
+    store.close()
+    again = CellStore(path, basis, "abc")
+    assert again.has({"planner": "cem"}) and not again.has({"planner": "grasp"})
+    again.add({"planner": "grasp"}, {"score": 2.0})
+    again.close()
+    last = CellStore(path, basis, "abc")
+    assert [row["result"] for row in last.rows] == [{"score": 1.0}, {"score": 2.0}]
+    last.close()

@@ -34,7 +34,8 @@ class CellStore:
         elif lines[0].get("hash") != hash:
             self._file.close()
             raise UsageError(f"{path} holds cells of other settings; remove it or choose out=")
-        self.rows = lines[1:]
+        # What was skipped, such as for a training that had failed, is tried again.
+        self.rows = [row for row in lines[1:] if "skipped" not in row["result"]]
 
     def has(self, key: dict[str, Any]) -> bool:
         """Whether the cell is finished."""
