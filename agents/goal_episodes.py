@@ -35,25 +35,25 @@ def run_goal_episodes(
     obs = np.stack([start for start, _ in starts])
     goals = np.stack([info["goal"] for _, info in starts])
     reached: list[int | None] = [0 if info["success"] else None for _, info in starts]
-    running = [one is None for one in reached]
     rows = list(range(len(envs)))  # environments that are planned for
     agent = make_agent(goals)
     memory = agent.start(agent_seed, device)
     for step in range(1, steps + 1):
-        if not any(running):
-            break
         actions, memory = agent.act(obs[rows], memory)
         if watch is not None and step == 1:
             watch(agent, memory)
-        for row, action in zip(rows, actions, strict=True):
-            if not running[row]:
+        kept = []
+        for i, (row, action) in enumerate(zip(rows, actions, strict=True)):
+            if reached[row] is not None:  # from the start
                 continue
             obs[row], _, terminated, truncated, info = envs[row].step(action)
             if info["success"]:
                 reached[row] = step
-            running[row] = not (info["success"] or terminated or truncated)
-        kept = [i for i, row in enumerate(rows) if running[row]]
-        if 0 < len(kept) < len(rows):
+            elif not (terminated or truncated):
+                kept.append(i)
+        if not kept:
+            break
+        if len(kept) < len(rows):
             rows = [rows[i] for i in kept]
             agent, memory = make_agent(goals[rows]), memory.rows(kept)
     return reached

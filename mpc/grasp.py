@@ -250,9 +250,8 @@ class Grasp(Planner[GraspConfig]):
         None where only the end of a plan counts: a way round pays late, and a choice by the first
         few control steps never leaves a place from which every way on looks longer at first.
         """
-        if self.config.select == "auto":
-            if self._sync_every(problem) or problem.objective.terminal_only():
-                return torch.zeros_like(problem.state[:, 0], dtype=torch.bool)
+        whole = self._sync_every(problem) or problem.objective.terminal_only()
+        if self.config.select == "auto" and not whole:
             return warm_rows(problem, warm_start)
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)

@@ -87,8 +87,6 @@ class TrainConfig:
 class RunSettings(ABC):
     """What every training run has, whatever it is trained for."""
 
-    HORIZON: ClassVar = PlannerConfig.horizon  # control steps, where planner.horizon says nothing
-
     name: str | None = None  # of the run folder; null: made from environment, kind and seed
     runs: str = "runs"  # where run folders lie
     seed: int = 1  # of everything random
@@ -193,7 +191,7 @@ class OfflineConfig:
 class GoalSettings(RunSettings):
     """Everything that defines the training of a goal-conditioned model on data."""
 
-    HORIZON: ClassVar = 8  # a way round an obstacle takes longer than a reward looks ahead
+    HORIZON: ClassVar = 8  # default of planner.horizon: ways round obstacles take longer
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
     data: str = MISSING  # folder of the dataset, see telic collect
@@ -258,7 +256,8 @@ def build(schema: type[S], raw: Mapping[str, Any]) -> S:
     with usage_errors():
         name = str(raw.get("planner", {}).get("name", DEFAULT_PLANNER))
         options = PLANNERS[name].Config
-    own = [("name", str, name), ("horizon", int, getattr(schema, "HORIZON", options.horizon))]
+    horizon = getattr(schema, "HORIZON", options.horizon)
+    own = [("name", str, name), ("horizon", int, horizon)]
     named = make_dataclass("Planner", own, bases=(options,), frozen=True)
     planner = [("planner", named, field(default_factory=named))]
     return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)

@@ -25,7 +25,7 @@ from scripts.agent_files import training_done
 from scripts.interrupts import noted_signals
 from scripts.metrics import MetricsLogger
 from scripts.offline import OfflineRun
-from scripts.option_help import comments, layout, option_rows
+from scripts.option_help import layout, option_rows
 from scripts.options import Options, parse_overrides, read_options, stack
 from scripts.run_folder import RunFolder
 from scripts.settings import (
@@ -48,7 +48,7 @@ CHANGEABLE = ("train", "wandb", "device")  # options that may change when a run 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
     """All options with their defaults, those of `files` and `overrides` applied."""
     raw = read_options(files, overrides)
-    if "data" in comments(training_schema(raw)):
+    if training_schema(raw) is GoalSettings:
         raw = {"data": "(required)", **raw}
     rows = option_rows(training_settings(raw))
     resume = ("resume", "null", "run folder: go on with it; only train.*, wandb.*, device change")

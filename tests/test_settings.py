@@ -1,5 +1,6 @@
 """Settings: layers of YAML and dotted overrides, and one clear line for every mistake."""
 
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_plans_towards_goals_are_longer_unless_told(planner: str) -> None:
     assert load(GoalSettings, (), words).planner.horizon == 8
     assert load(GoalSettings, (), (*words, "planner.horizon=5")).planner.horizon == 5
     assert load(Settings, (), words[:1]).planner.horizon == 3
+
+
+def test_a_planner_keeps_its_own_horizon_for_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    cem = PLANNERS["cem"]
+    config = make_dataclass("Long", [("horizon", int, 11)], bases=(cem.Config,), frozen=True)
+    monkeypatch.setattr(cem, "Config", config)
+    assert load(Settings, (), ["planner=cem"]).planner.horizon == 11
 
 
 @pytest.mark.parametrize(
