@@ -11,7 +11,14 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.objectives import Effort, GoalDistance, Reward, TemporalDistance, Weighted
+from mpc.objectives import (
+    Disagreement,
+    Effort,
+    GoalDistance,
+    Reward,
+    TemporalDistance,
+    Weighted,
+)
 from mpc.planner import Planner, PlannerConfig
 from mpc.registry import PLANNERS, Registry, make_planner, nearest, register
 from mpc.rollout import trajectory_cost
@@ -23,6 +30,7 @@ __all__ = [
     "BoxActions",
     "CategoricalActions",
     "Diagnostics",
+    "Disagreement",
     "Effort",
     "GoalDistance",
     "Objective",

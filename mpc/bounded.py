@@ -67,8 +67,7 @@ class Bounded(WorldModel):
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Everything about one control step."""
-        after, reward, continues = self._split(lambda z, a: self.model.predict(z, a)[2:], z, a)
-        return Transition(z, a, after, reward, continues)
+        return Transition(z, a, *self._split(lambda z, a: self.model.predict(z, a)[2:], z, a))
 
     def _split(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
         """`call` of all rows of `inputs`, (..., any) each, piece by piece."""

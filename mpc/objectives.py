@@ -112,6 +112,25 @@ class Effort(Objective):
 
 
 @dataclass(frozen=True)
+class Disagreement(Objective):
+    """How unsure a model that is an ensemble is of the way; no terminal cost.
+
+    It keeps plans to what the data covered. Elsewhere a model says what it likes, and the best
+    plan is the one that finds where it errs in its favour.
+    """
+
+    def stage(self, transition: Transition) -> Tensor:
+        """Disagreement of the members, (...). ValueError if the model is no ensemble."""
+        if transition.disagreement is None:
+            raise ValueError("objective 'disagreement' needs a model that is an ensemble")
+        return transition.disagreement
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        """Zero, (...)."""
+        return torch.zeros_like(z[..., 0])
+
+
+@dataclass(frozen=True)
 class Weighted(Objective):
     """Weighted sum of named objectives: `Weighted({"goal": (1.0, ...), "effort": (0.01, ...)})`."""
 

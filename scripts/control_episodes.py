@@ -111,9 +111,7 @@ class GoalEpisodes:
         settings, model = self._loaded.settings, self._loaded.trained.model
         options = draw_goals(settings.goal, self._recorded, 1, seed)[0]
         obs, info = env.reset(seed=seed, options=options)
-        agent = goal_agent(
-            model, self.planner, settings.agent, settings.goal.distance, info["goal"][None]
-        )
+        agent = goal_agent(model, self.planner, settings.agent, settings.goal, info["goal"][None])
         return Start(seed, obs, agent, options, goal_task(env), info["goal"])
 
     def outcome(self, trace: Trace) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agents import AgentConfig, MPCAgent
 from envs.goals import GoalTask
-from mpc import GoalDistance, Objective, Planner, TemporalDistance
+from mpc import Disagreement, GoalDistance, Objective, Planner, TemporalDistance, Weighted
 from scripts.datasets import Recorded
 from scripts.settings import GoalConfig
 from world_models import GoalModel
@@ -32,7 +32,7 @@ def goal_agent(
     model: GoalModel,
     planner: Planner[Any],
     config: AgentConfig,
-    distance: str,
+    goal: GoalConfig,
     goals: NDArray[np.float32],
 ) -> MPCAgent:
     """An agent for B environments, each to see its goal of `goals` (B, O)."""
@@ -40,7 +40,10 @@ def goal_agent(
         target = model.encode(torch.as_tensor(goals, device=model.spread.device))
     kinds: dict[str, type[TemporalDistance] | type[GoalDistance]]
     kinds = {"temporal": TemporalDistance, "latent": GoalDistance}
-    objective: Objective = kinds[distance](target)
+    objective: Objective = kinds[goal.distance](target)
+    if goal.disagreement:
+        parts = {"goal": (1.0, objective), "disagreement": (goal.disagreement, Disagreement())}
+        objective = Weighted(parts)
     return MPCAgent(model.frozen().towards(target), planner, objective, 1.0, config)
 
 

@@ -119,7 +119,7 @@ class OfflineRun:
         assert self.spec.episode_steps is not None
         reached = run_goal_episodes(
             lambda goals: goal_agent(
-                self.model, self.planner, settings.agent, settings.goal.distance, goals
+                self.model, self.planner, settings.agent, settings.goal, goals
             ),
             self.envs,
             seeds,

@@ -153,6 +153,7 @@ class GoalConfig:
     """Which goals are set, and what tells a planner how far they are."""
 
     distance: str = "temporal"  # temporal: control steps left, as learned; latent: squared distance
+    disagreement: float = 0.0  # weight of the ensemble's disagreement on the way
     # env: far pairs of the task; random: two recorded states; ahead: a recorded state and a later
     # one of the same episode.
     source: str = "env"
@@ -164,6 +165,7 @@ class GoalConfig:
             if getattr(self, option) not in choices:
                 words = ", ".join(choices)
                 raise ValueError(f"{option} must be one of {words}, got {getattr(self, option)!r}")
+        require_at_least(self, 0, "disagreement")
         require_at_least(self, 1, "ahead")
 
 
@@ -199,6 +201,12 @@ class GoalSettings(RunSettings):
     model: GoalModelConfig = field(default_factory=GoalModelConfig)
     loss: GoalLossConfig = field(default_factory=GoalLossConfig)
     train: OfflineConfig = field(default_factory=OfflineConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, alone or together."""
+        super().__post_init__()
+        if self.goal.disagreement and self.model.ensemble == 1:
+            raise ValueError("goal.disagreement needs members: model.ensemble must be above 1")
 
     @property
     def total(self) -> int:

@@ -1,13 +1,25 @@
 """The goal-conditioned model: its data, distances, losses, and planning towards goals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from agents import MPCAgent
-from mpc import GoalDistance, Problem, TemporalDistance, make_planner
+from mpc import (
+    BoxActions,
+    Disagreement,
+    GoalDistance,
+    Problem,
+    TemporalDistance,
+    Transition,
+    Weighted,
+    WorldModel,
+    make_planner,
+    trajectory_cost,
+)
 from world_models import (
     GOAL_METRICS,
     Episode,
@@ -182,6 +194,68 @@ def test_a_policy_prior_leads_each_problem_to_its_goal(trained: GoalModel) -> No
     assert actions.shape == (2, 4, 1)
     assert (actions[0] < -0.1).all() and (actions[1] > 0.1).all()
     assert (noisy >= actions).all() and noisy.max() <= 1.0
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_members_of_an_ensemble_are_unrolled_apart_and_planned_with_together(history: int) -> None:
+    model = make(GoalModelConfig(latent_dim=8, hidden_dim=16, history=history, ensemble=3))
+    z, a = torch.randn(4, 8 * history), torch.rand(4, 1)
+    each = model.step_each(z.expand(3, *z.shape), a)
+    move = model.predict(z, a)
+    torch.testing.assert_close(move.next, each.mean(0))
+    assert torch.equal(move.next, model.step(z, a))
+    deviation = (each - each.mean(0)).square().sum(0) / 2
+    assert move.disagreement is not None
+    torch.testing.assert_close(move.disagreement, deviation.mean(-1).sqrt() / model.spread)
+    other = model.step_each(torch.stack([z, 0 * z, z]), a)  # a window of its own for each
+    assert torch.equal(other[0], each[0]) and not torch.allclose(other[1], each[1])
+    assert make().predict(z[:, :8], a).disagreement is None
+
+
+def test_members_disagree_where_there_is_no_data() -> None:
+    loss = replace(SMALL, distance=0.0, policy=0.0)
+    model = make(replace(TINY, ensemble=3))
+    trainer = GoalTrainer(model, loss)
+    data = Trajectories(walks(100, 60), window_length(model, loss), 0)
+    model.fit(data.examples(1000))
+    for i in range(600):
+        trainer.update(trainer.draw(data), i / 600)
+    with torch.no_grad():
+        z = model.encode(data.examples(500))
+        strange = 3.0 * z.std(0) * torch.randn(500, 8)  # latents of no observation at all
+        action = torch.rand(500, 1)
+        known, unknown = (model.predict(x, action).disagreement for x in (z, strange))
+    assert known is not None and unknown is not None
+    assert unknown.median() > 2 * known.median()
+
+
+class Doubtful(WorldModel):
+    """A point in a plane, z' = z + 0.25 a, that is sure of nothing near the origin."""
+
+    latent_dim = action_dim = 2
+
+    def step(self, z: Tensor, a: Tensor) -> Tensor:
+        return z + 0.25 * a
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        after = self.step(z, a)
+        return Transition(z, a, after, disagreement=torch.exp(-after.square().sum(-1) / 0.08))
+
+
+@pytest.mark.parametrize("name", ["grasp", "latco", "cem", "mppi", "gradient"])
+def test_plans_lead_round_what_a_model_is_unsure_of(name: str) -> None:
+    state = torch.tensor([[-1.0, 0.05]])
+    goal = GoalDistance(torch.tensor([[1.0, 0.0]]))
+    planner = make_planner(name, horizon=12, iterations=60)
+    doubts = {}
+    for weight in (0.0, 2.0):
+        objective = Weighted({"goal": (5.0, goal), "disagreement": (weight, Disagreement())})
+        problem = Problem(Doubtful(), objective, state, 12, BoxActions(2))
+        plan = planner.plan(problem, None, torch.Generator().manual_seed(0))
+        _, states = trajectory_cost(problem.model, goal, 1.0, state, plan.actions)
+        assert (states[0, -1] - goal.target[0]).norm() < 1.0  # at least half of the way
+        doubts[weight] = float(torch.exp(-states[0].square().sum(-1) / 0.08).sum())
+    assert doubts[2.0] < 0.5 * doubts[0.0]
 
 
 @pytest.mark.parametrize("history", [1, 3])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpc import (
+    Disagreement,
     Effort,
     GoalDistance,
     Objective,
@@ -142,3 +143,11 @@ def test_objectives_work_on_a_learned_model(latent_model: LatentModel) -> None:
         shaped = objective.shaping(latent_model, move, 0.99)
         ahead = objective.terminal(latent_model, move.next)
         torch.testing.assert_close(shaped, objective.stage(move) + 0.99 * move.continues * ahead)
+
+
+def test_disagreement_is_that_of_an_ensemble() -> None:
+    move, apart = transition((2, 3)), torch.rand(2, 3, generator=torch.Generator())
+    assert torch.equal(Disagreement().stage(move._replace(disagreement=apart)), apart)
+    assert not Disagreement().terminal(double_integrator(), move.next).any()
+    with pytest.raises(ValueError, match="needs a model that is an ensemble"):
+        Disagreement().stage(move)

@@ -42,6 +42,13 @@ def test_plans_towards_goals_are_longer_unless_told(planner: str) -> None:
     assert load(Settings, (), words[:1]).planner.horizon == 3
 
 
+def test_disagreement_takes_an_ensemble() -> None:
+    words = ["data=folder", "goal.disagreement=2"]
+    with pytest.raises(UsageError, match=r"model\.ensemble must be above 1"):
+        load(GoalSettings, (), words)
+    assert load(GoalSettings, (), [*words, "model.ensemble=3"]).goal.disagreement == 2
+
+
 def test_a_planner_keeps_its_own_horizon_for_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     cem = PLANNERS["cem"]
     config = make_dataclass("Long", [("horizon", int, 11)], bases=(cem.Config,), frozen=True)

@@ -45,11 +45,12 @@ class GoalModelConfig:
     hidden_dim: int = 256  # width of all hidden layers
     history: int = 1  # latents that a step sees
     octaves: int = 4  # of sines and cosines that the encoder sees beside the numbers of a vector
+    ensemble: int = 1  # members that predict the next latent
     distances: int = 2  # members of the ensemble of temporal distances
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no sense."""
-        require_at_least(self, 1, "latent_dim", "hidden_dim", "history", "distances")
+        require_at_least(self, 1, "latent_dim", "hidden_dim", "history", "ensemble", "distances")
         require_at_least(self, 0, "octaves")
 
 
@@ -87,7 +88,8 @@ class GoalModel(WorldModel):
             seen = obs_dim * (1 + 2 * config.octaves)
             self.encoder = MLP(seen, hidden, hidden, latent)
             self.decoder = MLP(latent, hidden, hidden, obs_dim)
-        self.dynamics = MLP(config.history * latent + action_dim, hidden, hidden, latent)
+        seen = config.history * latent + action_dim
+        self.dynamics = EnsembleMLP(config.ensemble, seen, hidden, latent, neutral=False)
         # Of every member two parts, for the two terms of `gaps`.
         sizes = latent, hidden, 2 * PLACES
         self.places = EnsembleMLP(config.distances, *sizes, neutral=False)
@@ -123,7 +125,28 @@ class GoalModel(WorldModel):
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
-        return newest(self, z) + self.dynamics(torch.cat([z, a], -1))
+        return newest(self, z) + self.dynamics(torch.cat([z, a], -1)).mean(0)
+
+    def step_each(self, z: Tensor, a: Tensor) -> Tensor:
+        """Next latent by every member from a window of its own.
+
+        (members, ..., h * Z), (..., A) -> (members, ..., Z).
+        """
+        a = a.expand(*z.shape[:-1], self.action_dim)
+        return newest(self, z) + self.dynamics.each(torch.cat([z, a], -1))
+
+    def predict(self, z: Tensor, a: Tensor) -> Transition:
+        """The next latent, and how much an ensemble disagrees about it; there is no reward.
+
+        Disagreement is the root mean square over latent numbers of the members' deviation, over
+        the spread of latents.
+        """
+        change = self.dynamics(torch.cat([z, a], -1))
+        after = newest(self, z) + change.mean(0)
+        if self.config.ensemble == 1:
+            return Transition(z, a, after)
+        apart = change.var(0).mean(-1).clamp_min(1e-12).sqrt() / self.spread
+        return Transition(z, a, after, disagreement=apart)
 
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
         """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""
@@ -166,8 +189,8 @@ class Towards(WorldModel):
         return self.model.step(z, a)
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
-        """The next latent; there is no reward."""
-        return Transition(z, a, self.model.step(z, a))
+        """The next latent, and how much an ensemble disagrees about it; there is no reward."""
+        return self.model.predict(z, a)
 
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
         """Control steps from `z` to `goal`: (..., Z) both -> (...)."""

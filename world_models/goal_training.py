@@ -168,12 +168,16 @@ class GoalTrainer:
         return loss, torch.stack([*parts, left.mean()]).detach(), own.detach().sqrt().mean()
 
     def _prediction(self, z: Tensor, actions: Tensor) -> Tensor:
-        """Mean squared error of latents predicted H steps on, from encoded z (h + H, B, Z)."""
+        """Mean squared error of latents predicted H steps on, from encoded z (h + H, B, Z).
+
+        Every member of the ensemble is unrolled from its own predictions.
+        """
         model, first = self.model, self.model.history - 1
         window = z[: first + 1].movedim(0, -2).flatten(-2)
+        window = window.expand(model.config.ensemble, *window.shape)
         error = torch.zeros_like(z[0, 0, 0])
         for t, action in enumerate(actions.unbind(0), first + 1):
-            predicted = model.step(window, action)
+            predicted = model.step_each(window, action)
             error = error + (predicted - z[t]).square().mean()
             window = push(model, window, predicted)
         return error / len(actions)

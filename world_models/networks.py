@@ -179,9 +179,12 @@ class EnsembleMLP(nn.Module):
             nn.init.trunc_normal_(self.weights[-1], std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (count, ..., outputs)."""
-        rows = x.reshape(1, -1, x.shape[-1])
-        y = rows.expand(self.weights[0].shape[0], -1, -1)
+        """Of the same rows for all members: (..., inputs) -> (count, ..., outputs)."""
+        return self.each(x.expand(self.weights[0].shape[0], *x.shape))
+
+    def each(self, x: Tensor) -> Tensor:
+        """Of rows of its own for every member: (count, ..., inputs) -> (count, ..., outputs)."""
+        y = x.reshape(x.shape[0], -1, x.shape[-1])
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             y = torch.baddbmm(bias, y if i == 0 else normalised(y), weight)
-        return y.view(y.shape[0], *x.shape[:-1], y.shape[-1])
+        return y.view(*x.shape[:-1], y.shape[-1])

@@ -250,7 +250,7 @@ class Goals(Suite):
     ) -> MPCAgent:
         settings = loaded.settings
         config = replace(settings.agent, replan_every=replan_every)
-        return goal_agent(loaded.trained.model, planner, config, settings.goal.distance, goals)
+        return goal_agent(loaded.trained.model, planner, config, settings.goal, goals)
 
     def _episodes(
         self,
