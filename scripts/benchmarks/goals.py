@@ -40,7 +40,12 @@ from scripts.usage import usage_errors
 OURS = "grasp"
 BATCH = 25  # problems that are planned side by side
 # Least success in closed loop, by environment: what published or earlier work makes a goal of.
-CLOSED = {"goal/pointmaze-medium": 0.95, "goal/pointmaze-large": 0.85}
+CLOSED = {
+    "goal/pointmaze-medium": 0.95,
+    "goal/pointmaze-large": 0.85,
+    "goal/two-rooms": 0.95,
+    "goal/reacher": 0.85,
+}
 OPEN = {"goal/pointmaze-umaze": (80, 0.95)}  # horizon, least success in open loop
 ABLATIONS: dict[str, Options] = {  # what each changes of the default options
     "as it is": {},
