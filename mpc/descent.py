@@ -12,7 +12,7 @@ from torch import Tensor
 from mpc.contracts import Problem, WarmStart
 from mpc.optim import Adam, annealed
 from mpc.planner import PlannerConfig
-from mpc.rollout import Rollouts, finite_or_worst, repeat
+from mpc.rollout import Rollouts, finite_or_worst, repeat, rounding
 from mpc.warm_start import fill, known_rows
 
 
@@ -132,8 +132,8 @@ def rate_at(cfg: RestartConfig, iteration: int, iterations: int) -> Tensor:
 def cheapest(
     a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Per restart, the cheaper of two (actions, cost, states)."""
-    better = b[1] < a[1]
+    """Per restart, the cheaper of two (actions, cost, states), the first of equals."""
+    better = b[1] < a[1] - rounding(b[1])
     return (
         torch.where(better[..., None, None], b[0], a[0]),
         torch.where(better, b[1], a[1]),

@@ -8,7 +8,7 @@ from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
 from mpc.descent import RestartConfig, descend, restarts
 from mpc.planner import Planner
 from mpc.registry import register
-from mpc.rollout import pick, rollouts_for
+from mpc.rollout import cheapest_of, pick, rollouts_for
 
 
 @register("gradient")
@@ -30,7 +30,7 @@ class Gradient(Planner[RestartConfig]):
         start = restarts(problem, warm_start, cfg, self._rollouts, noise)
         iterations = self.iterations(cfg.iterations)
         found = descend(self._rollouts, problem, start.actions, cfg, iterations)
-        best = found.cost.argmin(1)
+        best = cheapest_of(found.cost)
         actions, states = pick(found.actions, best), pick(found.states, best)
         done = len(found.trace["action_gradient"])
         diagnostics = Diagnostics(

@@ -29,7 +29,7 @@ from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
 from mpc.registry import PLANNERS, make_planner, register
-from mpc.rollout import Rollouts, finite_or_worst, pick, repeat, rollouts_for
+from mpc.rollout import Rollouts, cheapest_of, finite_or_worst, pick, repeat, rollouts_for
 from mpc.virtual_states import (
     SCHEDULES,
     STATE_STARTS,
@@ -224,7 +224,7 @@ class Grasp(Planner[GraspConfig]):
         actions, states, cost, last_calls = self._candidates(
             problem, path, start, in_parallel, synced
         )
-        best = finite_or_worst(cost).argmin(1)
+        best = cheapest_of(cost)
         moments = self._moments(path, best) if cfg.keep_moments else {}
         actions, states = pick(actions, best), pick(states, best)
         executed = space.execute(actions)
@@ -335,7 +335,7 @@ class Grasp(Planner[GraspConfig]):
         if self._syncing is not None:
             executed = problem.actions.execute(actions)
             cost, states = self._rollouts.cost(*model, window, executed)
-            best = finite_or_worst(cost).argmin(1)
+            best = cheapest_of(cost)
             start = WarmStart(pick(actions, best), pick(states, best))
             plan = self._syncing.plan(problem, start, rng)
             chosen = torch.nn.functional.one_hot(best, cfg.restarts).bool()[..., None, None]

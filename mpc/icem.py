@@ -10,7 +10,7 @@ from torch import Tensor
 from mpc.actions import Distribution
 from mpc.contracts import Problem
 from mpc.registry import register
-from mpc.rollout import EAGER, finite_or_worst, pick
+from mpc.rollout import EAGER, cheapest_of, pick
 from mpc.sampling import CEM, EliteConfig
 
 
@@ -55,8 +55,8 @@ class ICEM(CEM):
         self, problem: Problem, dist: Distribution, candidates: Tensor, cost: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The cheaper of the best candidate and the new mean, in one rollout of both."""
-        best = pick(candidates, cost.argmin(1))
+        best = pick(candidates, cheapest_of(cost))
         last = torch.stack([best, dist.mean], 1)
         cost, states = self._roll_out(problem, last)
-        chosen = finite_or_worst(cost).argmin(1)
+        chosen = cheapest_of(cost)
         return pick(last, chosen), pick(cost, chosen), pick(states, chosen)

@@ -172,6 +172,22 @@ def finite_or_worst(cost: Tensor) -> Tensor:
     return torch.where(cost.isfinite(), cost, torch.inf)
 
 
+def rounding(cost: Tensor) -> Tensor:
+    """By how much costs that are the same may differ, because of their size: (...)."""
+    return 32 * torch.finfo(cost.dtype).eps * (1.0 + cost.abs())
+
+
+def cheapest_of(cost: Tensor) -> Tensor:
+    """Index (B,) of the least cost (B, N), the first of those that only rounding tells apart.
+
+    Relaxed actions that are executed alike cost the same, and how sums are rounded differs between
+    machines and batch sizes: it must not decide.
+    """
+    cost = finite_or_worst(cost)
+    least = cost.amin(1, keepdim=True)
+    return (cost <= least + rounding(least)).to(torch.uint8).argmax(1)
+
+
 def repeat(x: Tensor, n: int) -> Tensor:
     """A view with a candidate axis of size n behind B: (B, ...) -> (B, n, ...)."""
     return x.unsqueeze(1).expand(x.shape[0], n, *x.shape[1:])

@@ -14,7 +14,7 @@ from mpc.contracts import Diagnostics, Plan, Problem, WarmStart, expect
 from mpc.noise import coloured
 from mpc.planner import Planner, PlannerConfig
 from mpc.registry import register
-from mpc.rollout import finite_or_worst, pick, repeat, rollouts_for
+from mpc.rollout import cheapest_of, finite_or_worst, pick, repeat, rollouts_for
 from mpc.warm_start import fill, known_rows
 
 
@@ -206,7 +206,7 @@ class RandomShooting(SamplingPlanner[ShootingConfig]):
 
     def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
         """Move to the best candidate; the mean itself is one, so the cost never rises."""
-        return replace(dist, mean=pick(candidates, cost.argmin(1)))
+        return replace(dist, mean=pick(candidates, cheapest_of(cost)))
 
 
 @dataclass(frozen=True)

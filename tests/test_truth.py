@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mpc import Effort, GoalDistance, Plan, Problem, Reward, Weighted, trajectory_cost
 from mpc.optim import Adam, annealed, clip_norm
+from mpc.rollout import cheapest_of
 from world_models import LinearQuadratic, Pendulum, PointMass, double_integrator
 
 
@@ -217,3 +218,11 @@ def test_actions_travel_the_sum_of_the_learning_rates(
     torch.testing.assert_close(
         found.actions, torch.full_like(found.actions, travel), rtol=0.02, atol=0
     )
+
+
+def test_rounding_does_not_decide_between_plans_that_cost_the_same() -> None:
+    """Which sum is larger by the last bit depends on the machine and on the batch."""
+    rows = [[2.0, 1.0 + 1e-15, 1.0, 3.0], [torch.inf, torch.nan, 5.0, 4.9]]
+    cost = torch.tensor(rows, dtype=torch.float64)
+    assert cheapest_of(cost).tolist() == [1, 3]
+    assert cheapest_of(torch.full((1, 3), torch.nan)).tolist() == [0]
