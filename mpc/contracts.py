@@ -34,7 +34,7 @@ class Transition(NamedTuple):
     next: Tensor  # (..., Z)
     reward: Tensor | None = None  # (...), None for a model that predicts no reward
     continues: Tensor | None = None  # (...), probability that the episode goes on; None: always
-    disagreement: Tensor | None = None  # (...), of an ensemble's members about `next`; None: no one
+    disagreement: Tensor | None = None  # (...), of members about `next`; None: no ensemble
 
 
 class WorldModel(nn.Module):

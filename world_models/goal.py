@@ -89,7 +89,11 @@ class GoalModel(WorldModel):
             self.encoder = MLP(seen, hidden, hidden, latent)
             self.decoder = MLP(latent, hidden, hidden, obs_dim)
         seen = config.history * latent + action_dim
-        self.dynamics = EnsembleMLP(config.ensemble, seen, hidden, latent, neutral=False)
+        self.dynamics: MLP | EnsembleMLP
+        if config.ensemble == 1:  # a batched product of one matrix is slower than a plain one
+            self.dynamics = MLP(seen, hidden, hidden, latent)
+        else:
+            self.dynamics = EnsembleMLP(config.ensemble, seen, hidden, latent, neutral=False)
         # Of every member two parts, for the two terms of `gaps`.
         sizes = latent, hidden, 2 * PLACES
         self.places = EnsembleMLP(config.distances, *sizes, neutral=False)
@@ -125,15 +129,17 @@ class GoalModel(WorldModel):
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
-        return newest(self, z) + self.dynamics(torch.cat([z, a], -1)).mean(0)
+        return self.predict(z, a).next
 
     def step_each(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent by every member from a window of its own.
 
         (members, ..., h * Z), (..., A) -> (members, ..., Z).
         """
-        a = a.expand(*z.shape[:-1], self.action_dim)
-        return newest(self, z) + self.dynamics.each(torch.cat([z, a], -1))
+        seen = torch.cat([z, a.expand(*z.shape[:-1], self.action_dim)], -1)
+        dynamics = self.dynamics
+        each = dynamics.each if isinstance(dynamics, EnsembleMLP) else dynamics
+        return newest(self, z) + each(seen)
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """The next latent, and how much an ensemble disagrees about it; there is no reward.
@@ -142,11 +148,10 @@ class GoalModel(WorldModel):
         the spread of latents.
         """
         change = self.dynamics(torch.cat([z, a], -1))
-        after = newest(self, z) + change.mean(0)
         if self.config.ensemble == 1:
-            return Transition(z, a, after)
+            return Transition(z, a, newest(self, z) + change)
         apart = change.var(0).mean(-1).clamp_min(1e-12).sqrt() / self.spread
-        return Transition(z, a, after, disagreement=apart)
+        return Transition(z, a, newest(self, z) + change.mean(0), disagreement=apart)
 
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
         """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""

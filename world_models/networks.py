@@ -180,7 +180,9 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the same rows for all members: (..., inputs) -> (count, ..., outputs)."""
-        return self.each(x.expand(self.weights[0].shape[0], *x.shape))
+        rows = x.reshape(-1, x.shape[-1])  # copied once at most, before they are repeated
+        y = self.each(rows.expand(self.weights[0].shape[0], *rows.shape))
+        return y.view(len(y), *x.shape[:-1], y.shape[-1])
 
     def each(self, x: Tensor) -> Tensor:
         """Of rows of its own for every member: (count, ..., inputs) -> (count, ..., outputs)."""
