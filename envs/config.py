@@ -12,8 +12,9 @@ class EnvConfig:
     Raises ValueError, in one line, for an empty name or a count below one.
     """
 
-    name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task>, gym/<Gymnasium id>, mujoco/<file>
+    name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task>, gym/<id>, mujoco/<file>, goal/<task>
     action_repeat: int | None = None  # env frames per control step; null: usual for the suite
+    action_block: int = 1  # actions that are chosen together, for one control step
     episode_frames: int | None = None  # time limit in env frames; null: the environment's own
     obs: str = "state"  # state: the environment's own numbers; pixels: three pictures, 64 x 64
     task: str | None = None  # of mujoco/<file>: Python file with the reward; null: beside the model
@@ -24,6 +25,8 @@ class EnvConfig:
         if self.obs not in OBSERVATIONS:
             choices = " or ".join(OBSERVATIONS)
             raise ValueError(f"env.obs must be {choices}, got {self.obs!r}")
+        if self.action_block < 1:
+            raise ValueError(f"env.action_block must be at least 1, got {self.action_block}")
         for key in ("action_repeat", "episode_frames"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -36,8 +39,8 @@ class EnvSpec:
 
     name: str  # the full name, short names spelled out
     obs_dim: int  # O, with pictures all of their numbers
-    action_dim: int  # A, with discrete actions the sum of `choices`
-    action_repeat: int  # env frames per control step
+    action_dim: int  # A, of the whole block; with discrete actions the sum of `choices`
+    action_repeat: int  # env frames per action
     control_period: float  # seconds of simulated time between two control steps
     episode_steps: int | None  # time limit in control steps; None: there is none
     # Native bounds of continuous actions, (A,); the agent always sees [-1, 1].
@@ -46,6 +49,13 @@ class EnvSpec:
     obs_names: tuple[str, ...] | None = None  # (O,) labels such as "velocity[1]"
     choices: tuple[int, ...] = ()  # in each group of discrete actions; empty if continuous
     pictures: int = 0  # stacked in an observation of pixels; 0: it is a vector
+    goal_dim: int = 0  # first numbers of an observation, all that a goal shows; 0: it shows all
+    action_block: int = 1  # actions per control step
+
+    @property
+    def frames(self) -> int:
+        """Env frames per control step."""
+        return self.action_repeat * self.action_block
 
     @property
     def newest_dim(self) -> int:

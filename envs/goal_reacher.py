@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.dmc import dm_suite
-from envs.goals import GoalTask, unbounded
+from envs.goals import GoalSimulation, unbounded
 from envs.rendering import MARKS, MujocoPictures, select_gl_backend
 
 SHOULDER, WRIST = 0, 1
@@ -14,7 +14,7 @@ NEAR = 0.05  # rad, of either joint
 MARK = 0.015  # metres, the size of the goal that people are shown
 
 
-class GoalReacher(MujocoPictures, GoalTask):
+class GoalReacher(MujocoPictures, GoalSimulation):
     """The state is angle and speed of shoulder and wrist, (4,); an action (2,) is torques.
 
     Poses are drawn as dm_control draws them, at rest: the shoulder turns freely, the wrist up to

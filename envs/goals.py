@@ -1,12 +1,15 @@
 """Goal tasks, `goal/<task>`: environments whose goal is an observation to be seen.
 
 `env.reset()` draws a start and a goal, `info["goal"]` is the observation of the goal, and
-`info["success"]` says at every step whether the rule of the task is met. Nothing terminates: when
-an episode counts as a success is up to the protocol of the evaluation.
+`info["success"]` says at every step whether the rule of the task is met. Nothing of ours
+terminates: when an episode counts as a success is up to the protocol of the evaluation.
+`goal/<Gymnasium id>` is any environment of the registry that observes a `desired_goal`.
 """
 
+import io
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
+from envs import gym
 from envs.config import EnvConfig
 from envs.registry import Suite, unknown_environment
 
@@ -23,40 +27,20 @@ EXTRA = "pip install 'telic[goals]'"
 
 
 class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A simulation whose whole state can be read and set, and a rule for when a goal is reached.
+    """A goal, and a rule for when it is reached.
 
-    A state (S,) is all that the simulation goes on from; what is observed of it is (O,) float32.
-    `reset(options={"state": ..., "goal": ...})` takes states in place of the drawn ones.
+    Both are of states (S,), which hold what the task is about; what is observed is (O,) float32.
     """
 
     goal: np.ndarray  # (S,), the state to be reached
-    dt: float  # seconds of simulated time per env frame
+    obs_names: tuple[str, ...]  # (O,)
+    # First numbers of an observation that a goal shows; the others of `info["goal"]` are NaN.
+    goal_dim: int = 0  # 0: all
     action_repeat: int = 1  # usual env frames per control step
-
-    @property
-    @abstractmethod
-    def state(self) -> np.ndarray:
-        """The present state, (S,) float64."""
-
-    @abstractmethod
-    def restore(self, state: np.ndarray) -> np.ndarray:
-        """Put the simulation into `state` (S,); returns the observation (O,)."""
 
     @abstractmethod
     def state_of(self, obs: np.ndarray) -> np.ndarray:
         """The state (S,) that an observation (O,) of numbers shows; what it doesn't show is 0."""
-
-    @abstractmethod
-    def advance(self, action: np.ndarray) -> np.ndarray:
-        """Apply a native action for one env frame; returns the observation (O,)."""
-
-    @abstractmethod
-    def draw_state(self, rng: np.random.Generator) -> np.ndarray:
-        """A state (S,) from anywhere in the task, to begin the collection of data in."""
-
-    @abstractmethod
-    def draw_pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Start and goal (S,) of an episode that tests the task."""
 
     @abstractmethod
     def reached(self, state: np.ndarray, goal: np.ndarray) -> bool:
@@ -76,6 +60,37 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
         In the units of the state.
         """
         return []
+
+
+class GoalSimulation(GoalTask):
+    """A simulation whose whole state can be read and set.
+
+    A state (S,) is all that the simulation goes on from. `reset(options={"state": ..., "goal":
+    ...})` takes states in place of the drawn ones.
+    """
+
+    dt: float  # seconds of simulated time per env frame
+
+    @property
+    @abstractmethod
+    def state(self) -> np.ndarray:
+        """The present state, (S,) float64."""
+
+    @abstractmethod
+    def restore(self, state: np.ndarray) -> np.ndarray:
+        """Put the simulation into `state` (S,); returns the observation (O,)."""
+
+    @abstractmethod
+    def advance(self, action: np.ndarray) -> np.ndarray:
+        """Apply a native action for one env frame; returns the observation (O,)."""
+
+    @abstractmethod
+    def draw_state(self, rng: np.random.Generator) -> np.ndarray:
+        """A state (S,) from anywhere in the task, to begin the collection of data in."""
+
+    @abstractmethod
+    def draw_pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Start and goal (S,) of an episode that tests the task."""
 
     def view(self) -> np.ndarray | None:
         """The picture that an agent is given, (H, W, 3) uint8: the state and no sign of the goal.
@@ -129,15 +144,19 @@ TASKS = {
 
 
 def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
-    """Make goal task `task` ("pointmaze-umaze").
+    """Make goal task `task` ("pointmaze-umaze", or an id of Gymnasium's registry).
 
     Raises ValueError for an unknown task, and for a package that is not installed.
     """
     spec = TASKS.get(task)
     if spec is None:
-        raise unknown_environment(config.name)
+        if not _registered(task):
+            raise unknown_environment(config.name)
+        goals: Callable[[gymnasium.Env, EnvConfig], GoalTask]
+        goals = import_module("envs.gym_goals").GymGoals
+        return goals(gym.load(task, config, render), config)
     try:
-        make: Callable[[str, bool], GoalTask] = getattr(import_module(spec.module), spec.make)
+        make: Callable[[str, bool], GoalSimulation] = getattr(import_module(spec.module), spec.make)
         env = make(spec.variant, render)
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -145,6 +164,21 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
         ) from error
     frames = spec.episode_steps * (config.action_repeat or env.action_repeat)
     return TimeLimit(env, config.episode_frames or frames)
+
+
+def _registered(task: str) -> bool:
+    """Whether Gymnasium or, where it is installed, Gymnasium-Robotics has an id `task`."""
+    if ":" not in task and task not in gymnasium.registry:
+        with suppress(ModuleNotFoundError):
+            register_robotics()
+    return ":" in task or task in gymnasium.registry
+
+
+def register_robotics() -> None:
+    """Add Gymnasium-Robotics to Gymnasium's registry. Raises ModuleNotFoundError without it."""
+    with redirect_stderr(io.StringIO()):  # news about a few of its environments
+        robotics = import_module("gymnasium_robotics")
+    gymnasium.register_envs(robotics)
 
 
 def unbounded(size: int) -> spaces.Box:

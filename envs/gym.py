@@ -1,6 +1,7 @@
 """Gymnasium's own registry, `gym/<id>`, third-party packages that register there included."""
 
 import os
+import traceback
 
 import gymnasium
 
@@ -31,7 +32,7 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     """
     # "module:Id" imports a module that registers the id, as it does in gymnasium.make.
     if task not in gymnasium.registry and ":" not in task:
-        raise unknown_environment(f"gym/{task}")
+        raise unknown_environment(config.name)
     known = gymnasium.registry.get(task)
     if render and known is not None and "mujoco" in str(known.entry_point):
         select_gl_backend()  # before mujoco is imported, which fails if MUJOCO_GL is unusable
@@ -40,13 +41,17 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     options = {"render_mode": "rgb_array"} if render else {}
     try:
         env = gymnasium.make(task, config.episode_frames, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        package = f"the Python package {missing!r} is not installed"
-        reason = package if missing else " ".join(str(error).split())
-        raise ValueError(f"environment 'gym/{task}' cannot be made: {reason}") from error
+    except Exception as error:  # of whatever kind: the code is someone else's
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            reason = f"the Python package {error.name!r} is not installed"
+        elif isinstance(error, gymnasium.error.Error | ImportError):
+            reason = " ".join(str(error).split())
+        else:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{error!r} in {place.filename}, line {place.lineno}"
+        raise ValueError(f"environment {config.name!r} cannot be made: {reason}") from error
     if render and env.render_mode != "rgb_array":
-        raise RenderingUnavailable(f"cannot render: gym/{task} draws no rgb_array pictures")
+        raise RenderingUnavailable(f"cannot render: {config.name} draws no rgb_array pictures")
     if render and hasattr(env.unwrapped, "mujoco_renderer"):
         select_gl_backend()  # of other packages, before it draws
     return env

@@ -12,7 +12,14 @@ from envs.pixels import NUMBERS, STACK, PixelObservation
 from envs.registry import Suite, find_suite
 from envs.rendering import RenderingUnavailable, gl_backend_works
 from envs.spaces import check_actions, check_observations, choices_of, observation_labels
-from envs.wrappers import ChosenAction, Described, RepeatAction, UnitAction, flatten_observation
+from envs.wrappers import (
+    ActionBlock,
+    ChosenAction,
+    Described,
+    RepeatAction,
+    UnitAction,
+    flatten_observation,
+)
 
 
 def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
@@ -43,6 +50,8 @@ def _make(config: EnvConfig, render: bool) -> gymnasium.Env:
     spec = _describe(env, config, suite)
     env = RepeatAction(env, spec.action_repeat)
     env = ChosenAction(env) if spec.choices else UnitAction(env)
+    if spec.action_block > 1:
+        env = ActionBlock(env, spec.action_block)
     env = PixelObservation(env) if pixels else flatten_observation(env)
     env = Described(env, spec)
     if render or pixels:
@@ -83,7 +92,7 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     actions, choices = env.action_space, choices_of(env.action_space)
     box = actions if isinstance(actions, spaces.Box) else spaces.Box(0.0, 1.0, (0,))
     usual = getattr(env.unwrapped, "action_repeat", suite.action_repeat)
-    repeat = config.action_repeat or usual
+    repeat, block = config.action_repeat or usual, config.action_block
     frames = env.spec.max_episode_steps if env.spec else config.episode_frames
     labels = None
     if config.obs == "state":
@@ -92,15 +101,17 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     return EnvSpec(
         name=f"{prefix}/{suite.canonical(task)}",
         obs_dim=STACK * NUMBERS if labels is None else len(labels),
-        action_dim=sum(choices) or math.prod(box.shape),
+        action_dim=block * (sum(choices) or math.prod(box.shape)),
         action_repeat=repeat,
-        control_period=_frame_seconds(env) * repeat,
-        episode_steps=math.ceil(frames / repeat) if frames else None,
-        action_low=tuple(box.low.ravel().tolist()),
-        action_high=tuple(box.high.ravel().tolist()),
+        control_period=_frame_seconds(env) * repeat * block,
+        episode_steps=math.ceil(frames / (repeat * block)) if frames else None,
+        action_low=block * tuple(box.low.ravel().tolist()),
+        action_high=block * tuple(box.high.ravel().tolist()),
         obs_names=labels,
-        choices=choices,
+        choices=block * choices,
         pictures=STACK if labels is None else 0,
+        goal_dim=getattr(env.unwrapped, "goal_dim", 0),
+        action_block=block,
     )
 
 

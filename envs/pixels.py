@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from envs.goals import GoalTask
+from envs.goals import GoalSimulation, GoalTask
 from envs.rendering import RenderingUnavailable, first_camera, free_drawing, select_gl_backend
 
 SIZE = 64  # pixels of either side
@@ -20,12 +20,15 @@ class PixelObservation(gymnasium.Wrapper):
     """Observations become the last STACK pictures, oldest first: (STACK * 3 * SIZE * SIZE,) uint8.
 
     Each picture is channels first, (3, SIZE, SIZE). An episode begins with STACK times the same.
-    The goal of a `GoalTask` is STACK times its picture.
+    The goal of a `GoalSimulation` is STACK times its picture.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
-        """Raises RenderingUnavailable if `env` cannot be drawn."""
+        """Raises RenderingUnavailable if `env` cannot be drawn, ValueError if its goals cannot."""
         super().__init__(env)
+        task = self.unwrapped
+        if isinstance(task, GoalTask) and not isinstance(task, GoalSimulation):
+            raise ValueError(f"{task} cannot show what its goals look like; use env.obs=state")
         self.observation_space = spaces.Box(0, 255, (STACK * NUMBERS,), np.uint8)
         self._seen: deque[np.ndarray] = deque(maxlen=STACK)
         self._drawing: SmallPictures | None = None
@@ -37,7 +40,7 @@ class PixelObservation(gymnasium.Wrapper):
         _, info = self.env.reset(seed=seed, options=options)
         if self._drawing is not None and self._drawing.viewer.model.nhfield:
             self._forget_drawing()  # it holds the terrain of the last episode
-        if isinstance(self.unwrapped, GoalTask):
+        if isinstance(self.unwrapped, GoalSimulation):
             info = {**info, "goal": self._goal(self.unwrapped)}
         self._seen.extend([self._picture()] * STACK)
         return np.concatenate(self._seen), info
@@ -53,7 +56,7 @@ class PixelObservation(gymnasium.Wrapper):
         self._forget_drawing()
         super().close()
 
-    def _goal(self, task: GoalTask) -> np.ndarray:
+    def _goal(self, task: GoalSimulation) -> np.ndarray:
         """The goal as an observation, (STACK * NUMBERS,) uint8."""
         start = task.state
         task.restore(task.goal)
@@ -75,7 +78,7 @@ class PixelObservation(gymnasium.Wrapper):
                 self._drawing = SmallPictures(native.model, native.data, camera)
             small = self._drawing.draw()
         else:
-            large = native.view() if isinstance(native, GoalTask) else self.env.render()
+            large = native.view() if isinstance(native, GoalSimulation) else self.env.render()
             if not isinstance(large, np.ndarray):
                 raise RenderingUnavailable(f"cannot render: {self.env} gives no pictures")
             small = np.asarray(Image.fromarray(large).resize((SIZE, SIZE), Image.Resampling.BOX))

@@ -1,15 +1,13 @@
 """PointMaze: a ball, pushed by a force, in the mazes of gymnasium-robotics."""
 
-import io
 from collections import deque
-from contextlib import redirect_stderr
 from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 
-from envs.goals import GoalTask, unbounded
+from envs.goals import GoalSimulation, register_robotics, unbounded
 from envs.rendering import MARKS, MujocoPictures, select_gl_backend
 
 NAMES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
@@ -24,7 +22,7 @@ ABOVE_WALLS = 1.0  # metres, where the ball is drawn, so that none hides it
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
-class PointMaze(MujocoPictures, GoalTask):
+class PointMaze(MujocoPictures, GoalSimulation):
     """Observation and state are position and velocity (4,), the action a force (2,).
 
     Starts and goals are at rest, at opposite ends of the maze.
@@ -126,10 +124,7 @@ class PointMaze(MujocoPictures, GoalTask):
 
 
 def _make(name: str) -> Any:
-    with redirect_stderr(io.StringIO()):  # news about environments that are not this one
-        import gymnasium_robotics
-
-    gymnasium.register_envs(gymnasium_robotics)
+    register_robotics()
     return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 

@@ -13,7 +13,7 @@ import pymunk
 from gymnasium import spaces
 from PIL import Image, ImageDraw
 
-from envs.goals import GoalTask, unbounded
+from envs.goals import GoalSimulation, unbounded
 
 WINDOW = 512.0  # px, the side of the table; y points down
 INSIDE = (5.0, 506.0)  # px, where the walls are
@@ -48,7 +48,7 @@ CHANGE_OF_MIND = 0.02  # chance per control step of another plan
 NOISE = 0.1  # of its actions
 
 
-class PushT(GoalTask):
+class PushT(GoalSimulation):
     """The state is (10,): agent x, y and velocity, block x, y and angle, and its three velocities.
 
     An action (2,) in [-1, 1] puts the target of the agent up to 100 px away from it, for 0.1 s, but

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.goals import GoalTask, unbounded
+from envs.goals import GoalSimulation, unbounded
 
 WORLD = 65.0  # px, the side; y points down
 LOW, HIGH = 5.0, 60.0  # px, what the border leaves
@@ -46,7 +46,7 @@ AROUND, STRAIGHT_ON = 100, 20  # control steps after which it does so, too
 NOISE = 0.4  # of its actions
 
 
-class TwoRooms(GoalTask):
+class TwoRooms(GoalSimulation):
     """The state is the position (2,), px; an action (2,) is how far to go, px, at most 2.45.
 
     A step ends where it meets a wall. Starts and goals are in different rooms. They count as the

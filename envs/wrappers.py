@@ -79,6 +79,33 @@ class ChosenAction(gymnasium.ActionWrapper):
         return chosen.reshape(self._native.shape).astype(self._native.dtype)[()]
 
 
+class ActionBlock(gymnasium.Wrapper):
+    """One control step of `size` actions in a row: (size * A,), the first to be taken first.
+
+    Rewards and `info["frames"]` are summed, the last observation is kept; stops early when the
+    episode ends.
+    """
+
+    def __init__(self, env: gymnasium.Env, size: int):
+        super().__init__(env)
+        one = env.action_space
+        assert isinstance(one, spaces.Box)
+        self._size = size
+        low, high = np.tile(one.low, size), np.tile(one.high, size)
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take the actions of a block (size * A,); ValueError for any other shape."""
+        total, frames = 0.0, 0
+        for one in np.split(_checked(action, self.action_space.shape), self._size):
+            obs, reward, terminated, truncated, info = self.env.step(one)
+            total += float(reward)
+            frames += info["frames"]
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, {**info, "frames": frames}
+
+
 class Described(gymnasium.Wrapper):
     """The outermost layer: carries the `EnvSpec`, and the frame rate that a video should have."""
 

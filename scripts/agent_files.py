@@ -96,7 +96,7 @@ class TrainedGoalModel:
 
 def make_goal_model(spec: EnvSpec, config: GoalModelConfig) -> GoalModel:
     """A new goal-conditioned model that fits an environment."""
-    return GoalModel(spec.obs_dim, spec.action_dim, config, spec.pictures)
+    return GoalModel(spec.obs_dim, spec.action_dim, config, spec.pictures, spec.goal_dim)
 
 
 def make_model(spec: EnvSpec, config: ModelConfig) -> LatentModel:
@@ -139,7 +139,7 @@ def require_same_task(trained: EnvSpec, wanted: EnvSpec, folder: Path) -> None:
     """Raise CheckpointError unless a model for `trained` can act in `wanted`."""
     if trained.name != wanted.name:
         raise CheckpointError(f"{folder} was trained on {trained.name}, not on {wanted.name}")
-    for key in ("obs_dim", "pictures", "action_dim", "choices", "action_repeat"):
+    for key in ("obs_dim", "pictures", "action_dim", "choices", "action_repeat", "action_block"):
         ours, theirs = getattr(trained, key), getattr(wanted, key)
         if ours != theirs:
             raise CheckpointError(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from envs import EnvConfig, EnvSpec, make_env, spec_of
-from envs.goals import GoalTask
+from envs.goals import GoalSimulation, GoalTask
 from mpc.checks import require_at_least
 from mpc.noise import coloured
 from scripts.datasets import Dataset, Recorded, import_minari, write_dataset
@@ -53,6 +53,10 @@ class CollectSettings:
         """Refuse values that make no sense."""
         require_at_least(self, 1, "episodes", "steps")
         require_seed(self.seed)
+        if self.env.action_block > 1:
+            raise ValueError(
+                "env.action_block is for training: data of single actions serves blocks of any size"
+            )
         if self.policy not in POLICIES:
             choices = ", ".join(POLICIES)
             raise ValueError(f"policy must be one of {choices}, got {self.policy!r}")
@@ -107,7 +111,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         env.close()
         lock.release()
     shutil.rmtree(parts)
-    _summarise(dataset, env, spec, console)
+    _summarise(settings, dataset, env, spec, console)
     return 0
 
 
@@ -118,7 +122,7 @@ def record(
     rng = np.random.default_rng((settings.seed, index))
     seed = int(rng.integers(2**31))
     task, options = env.unwrapped, None
-    if isinstance(task, GoalTask):
+    if isinstance(task, GoalSimulation):
         options = {"state": task.draw_state(rng)}
     obs, info = env.reset(seed=seed, options=options)
     newest = spec_of(env).newest_dim
@@ -205,7 +209,11 @@ def _parts(parts: Path, count: int) -> Iterator[Recorded]:
 
 
 def _summarise(
-    dataset: Dataset, env: gymnasium.Env[Any, Any], spec: EnvSpec, console: Console
+    settings: CollectSettings,
+    dataset: Dataset,
+    env: gymnasium.Env[Any, Any],
+    spec: EnvSpec,
+    console: Console,
 ) -> None:
     """Say what there is, and draw where it has been."""
     episodes = list(dataset.read())
@@ -215,16 +223,26 @@ def _summarise(
         f"{dataset.path}: {len(episodes)} episodes, {count} control steps of {dataset.env}, "
         f"{size / 1e6:.1f} MB"
     )
-    if episodes[0].states is not None:
-        paths = [one.states[:, :2] for one in episodes if one.states is not None]
+    task = env.unwrapped
+    paths = [places for one in episodes if (places := _places(one, task, spec)) is not None]
+    if paths:
         names = ("first", "second")
         if not spec.pictures and spec.obs_names is not None:
             names = (spec.obs_names[0], spec.obs_names[1])
-        walls = env.unwrapped.outline() if isinstance(env.unwrapped, GoalTask) else []
+        walls = task.outline() if isinstance(task, GoalTask) else []
         picture = dataset.path / "coverage.png"
         coverage_picture(picture, paths, SHOWN, walls, names, f"{dataset.path.name}: {count} steps")
         console.print(f"  {picture}")
-    if isinstance(env.unwrapped, GoalTask):
+    if isinstance(task, GoalTask):
         config = "--config pixels " if spec.pictures else ""
-        chosen = f"{config}env={dataset.env} data={dataset.path}"
+        repeat = f"env.action_repeat={repeat} " if (repeat := settings.env.action_repeat) else ""
+        chosen = f"{config}env={dataset.env} {repeat}data={dataset.path}"
         console.print(f"  telic train {chosen} train.objective=goal")
+
+
+def _places(one: Recorded, task: Any, spec: EnvSpec) -> NDArray[np.float64] | None:
+    """Where an episode of a goal task has been, (T + 1, 2): two numbers of its states."""
+    states = one.states
+    if states is None and isinstance(task, GoalTask) and not spec.pictures:
+        states = np.stack([task.state_of(obs) for obs in one.episode.obs.numpy()])
+    return states[:, :2] if states is not None and states.shape[1] > 1 else None

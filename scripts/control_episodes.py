@@ -101,10 +101,11 @@ class GoalEpisodes:
     """Episodes of a run that was trained for goals; each has a goal of its own."""
 
     def __init__(self, loaded: LoadedGoalRun, name: str, options: Options) -> None:
-        """Raises ValueError if goals are to come from data that is not there."""
+        """Raises ValueError if goals are to come from data that is not there, or has none."""
         self._loaded, self.planner = loaded, loaded.make_planner(name, options)
         self.training = f"{loaded.trained.updates} updates on {loaded.settings.data}"
         self._recorded = loaded.held_out()
+        draw_goals(loaded.settings.goal, self._recorded, 1, 0)
 
     def begin(self, env: gymnasium.Env[Any, Any], seed: int) -> Start:
         """Reset the environment to a start, with a goal."""

@@ -131,7 +131,7 @@ def draw_plan(trace: Trace, start: Start, loaded: AnyRun, stem: str, step: int) 
             shown["what happened"] = obs[step : step + horizon + 1]
             paths.append(loaded.folder.plots / f"film-{stem}.png")
             _draw_film(paths[-1], shown, start, spec, title)
-        else:
+        elif len(start.task.goal) > 1:
             paths.append(loaded.folder.plots / f"path-{stem}.png")
             _draw_path(paths[-1], shown, start, spec, title)
     if not plan.diagnostics.trace:

@@ -32,6 +32,19 @@ class Recorded:
     episode: Episode
     states: NDArray[np.float64] | None = None  # (T + 1, S), of goal tasks
 
+    def in_blocks(self, size: int) -> Recorded:
+        """The same with `size` actions per control step, without what is left over at the end."""
+        one = self.episode
+        steps = one.steps // size
+        kept = steps * size
+        episode = Episode(
+            one.obs[: kept + 1 : size],
+            one.actions[:kept].reshape(steps, size * one.actions.shape[1]),
+            one.rewards[:kept].view(steps, size).sum(1),
+            one.terminated and kept == one.steps,
+        )
+        return Recorded(episode, None if self.states is None else self.states[: kept + 1 : size])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -56,8 +69,8 @@ class Dataset:
             raise ValueError(f"{path / FACTS} is damaged: not JSON") from None
         return cls(path, facts)
 
-    def read(self) -> Iterator[Recorded]:
-        """All episodes. Raises ValueError if the files cannot be read."""
+    def read(self, action_block: int = 1) -> Iterator[Recorded]:
+        """All episodes, see `Recorded.in_blocks`. Raises ValueError if they cannot be read."""
         minari = import_minari()
         try:
             for found in minari.MinariDataset(self.path / "data").iterate_episodes():
@@ -68,7 +81,8 @@ class Dataset:
                     torch.from_numpy(np.asarray(found.rewards, np.float32)),
                     bool(found.terminations[-1]),
                 )
-                yield Recorded(episode, None if states is None else np.asarray(states))
+                one = Recorded(episode, None if states is None else np.asarray(states))
+                yield one.in_blocks(action_block)
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.path} cannot be read: {error}") from None
 

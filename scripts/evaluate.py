@@ -106,7 +106,7 @@ def make_protocol(loaded: LoadedRun, settings: EvaluateSettings) -> Protocol:
     spec = loaded.spec
     return Protocol(
         spec.name,
-        spec.action_repeat,
+        spec.frames,
         spec.episode_steps,
         seeds=tuple(settings.seed + i for i in range(settings.episodes)),
         agent_seed=settings.seed,

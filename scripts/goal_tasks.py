@@ -37,7 +37,7 @@ def goal_agent(
 ) -> MPCAgent:
     """An agent for B environments, each to see its goal of `goals` (B, O)."""
     with torch.no_grad():
-        target = model.encode(torch.as_tensor(goals, device=model.spread.device))
+        target = model.encode_goal(torch.as_tensor(goals, device=model.spread.device))
     kinds: dict[str, type[TemporalDistance] | type[GoalDistance]]
     kinds = {"temporal": TemporalDistance, "latent": GoalDistance}
     objective: Objective = kinds[goal.distance](target)

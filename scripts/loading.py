@@ -112,7 +112,8 @@ class LoadedGoalRun(Loaded):
         """
         if self.settings.goal.source == "env":
             return []
-        return list(islice(Dataset.open(Path(self.settings.data)).read(), 0, None, HELD_OUT))
+        episodes = Dataset.open(Path(self.settings.data)).read(self.spec.action_block)
+        return list(islice(episodes, 0, None, HELD_OUT))
 
 
 def open_run(

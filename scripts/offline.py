@@ -62,8 +62,9 @@ class OfflineRun:
             model = make_goal_model(self.spec, settings.model)
         self.model = model.to(self.device)
         self.trainer = GoalTrainer(self.model, settings.loss)
-        recorded = list(self.dataset.read())
+        recorded = list(self.dataset.read(settings.env.action_block))
         self.held_out = recorded[::HELD_OUT]
+        draw_goals(settings.goal, self.held_out, 1, 0)  # finds out now if there are none
         kept = [one.episode for i, one in enumerate(recorded) if i % HELD_OUT]
         length = window_length(self.model, settings.loss)
         self.data = Trajectories(kept, length, settings.seed, self.spec.pictures)

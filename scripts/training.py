@@ -67,7 +67,7 @@ class TrainingRun:
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
         assert self.spec.episode_steps is not None
-        needed = settings.train.frames // self.spec.action_repeat
+        needed = settings.train.frames // self.spec.frames
         needed += settings.train.num_envs * self.spec.episode_steps
         self.replay = Replay(
             # Room for the rows at the end of every episode, and no more than the run can fill.
@@ -105,7 +105,7 @@ class TrainingRun:
     @property
     def frames(self) -> int:
         """Env frames seen."""
-        return self.steps * self.spec.action_repeat
+        return self.steps * self.spec.frames
 
     @property
     def done(self) -> int:
@@ -191,7 +191,7 @@ class TrainingRun:
     @property
     def _stride(self) -> int:
         """Env frames of one control step in all environments."""
-        return self.spec.action_repeat * len(self.collector.episodes)
+        return self.spec.frames * len(self.collector.episodes)
 
     def log(self, row: dict[str, float]) -> None:
         """Write a row of metrics, where a logger is attached."""
@@ -279,7 +279,7 @@ class TrainingRun:
             parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
             lines.append(
                 f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
-                f"thread(s), {1000 * self.spec.action_repeat / spent[WHOLE]:.0f} env frames per "
+                f"thread(s), {1000 * self.spec.frames / spent[WHOLE]:.0f} env frames per "
                 "second, compilation and evaluation not counted"
             )
         assert self.metrics is not None

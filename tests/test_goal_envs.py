@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend, spec_of
-from envs.goals import TASKS, GoalTask
+from envs.goals import TASKS, GoalSimulation
 from envs.pixels import NUMBERS, SIZE, STACK
 
 NEEDS = {"pointmaze": "gymnasium_robotics", "push": "pymunk"}  # by how the name of a task begins
@@ -25,9 +25,9 @@ def make(task: str, **options: Any) -> gymnasium.Env:
     return make_env(EnvConfig(f"goal/{task}", **options))
 
 
-def task_of(env: gymnasium.Env) -> GoalTask:
+def task_of(env: gymnasium.Env) -> GoalSimulation:
     native = env.unwrapped
-    assert isinstance(native, GoalTask)
+    assert isinstance(native, GoalSimulation)
     return native
 
 
@@ -147,7 +147,7 @@ def test_a_missing_package_is_named_in_one_line(
 # Push-T
 
 
-def push_t() -> GoalTask:
+def push_t() -> GoalSimulation:
     return task_of(make("push-t"))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_for
 
-from envs import make_env
+from envs import EnvConfig, make_env
 from scripts.benchmarks.goals import (
     ABLATIONS,
     Goals,
@@ -109,6 +109,34 @@ def test_a_collection_goes_on_where_it_was_stopped(data: Path, tmp_path: Path) -
     for one, other in zip(Dataset.open(data).read(), again.read(), strict=True):
         assert torch.equal(one.episode.obs, other.episode.obs)
         assert torch.equal(one.episode.actions, other.episode.actions)
+
+
+def test_a_record_in_blocks_is_what_blocks_of_actions_do(data: Path) -> None:
+    env = make_env(EnvConfig("goal/two-rooms", action_block=4))
+    fine = next(Dataset.open(data).read())
+    one = next(Dataset.open(data).read(action_block=4))
+    assert one.states is not None and fine.states is not None
+    assert one.episode.steps == 30 // 4 and one.episode.actions.shape == (7, 8)
+    assert np.array_equal(one.states, fine.states[:29:4])
+    obs, _ = env.reset(seed=0, options={"state": one.states[0]})
+    for t, action in enumerate(one.episode.actions.numpy()):
+        assert np.array_equal(obs, one.episode.obs[t].numpy())
+        obs, *_ = env.step(action)
+        assert np.array_equal(goal_task(env).state, one.states[t + 1])
+    assert np.array_equal(obs, one.episode.obs[-1].numpy())
+
+
+def test_a_model_of_blocks_is_trained_and_controls(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "blocks"
+    result = train(data, run, "env.action_block=3", "loss.horizon=3")
+    assert result.code == 0, result.err
+    assert "6 actions" in result.out
+    shown = telic("control", f"run={run}", "goal.source=ahead", "goal.ahead=4")
+    assert shown.code == 0, shown.err
+    assert "control steps" in shown.out
+    refused = telic("control", f"run={run}", "env.action_block=1")
+    assert "action_dim 6, not 2" in refused.error
+    assert "action_block is for training" in telic("collect", ENV, "env.action_block=2").error
 
 
 def test_every_episode_has_its_own_random_numbers() -> None:

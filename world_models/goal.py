@@ -70,10 +70,11 @@ class GoalModel(WorldModel):
         action_dim: int,
         config: GoalModelConfig,
         pictures: int = 0,
+        goal_dim: int = 0,
     ) -> None:
-        """Of continuous actions; `pictures` as of `LatentModel`."""
+        """Of continuous actions; `pictures` as of `LatentModel`, `goal_dim` as of `EnvSpec`."""
         super().__init__()
-        self.config, self.pictures = config, pictures
+        self.config, self.pictures, self.goal_dim = config, pictures, goal_dim
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, config.latent_dim
         self.history = config.history
         latent, hidden = config.latent_dim, config.hidden_dim
@@ -122,6 +123,16 @@ class GoalModel(WorldModel):
         seen = obs if self.pictures else with_octaves(self.normalised(obs), self.config.octaves)
         z: Tensor = self.encoder(seen)
         return z
+
+    def encode_goal(self, obs: Tensor) -> Tensor:
+        """Latent of a goal, of which `goal_dim` numbers are known: (..., O) -> (..., Z).
+
+        The others, whatever stands there, count as being at their mean.
+        """
+        if self.goal_dim:
+            unknown = self.mean[self.goal_dim :].expand(*obs.shape[:-1], -1)
+            obs = torch.cat([obs[..., : self.goal_dim], unknown], -1)
+        return self.encode(obs)
 
     def normalised(self, obs: Tensor) -> Tensor:
         """What is decoded of an observation, with mean 0 and variance 1: (..., O) -> (..., N)."""

@@ -148,7 +148,7 @@ class GoalTrainer:
 
         here, there = present[0].detach(), present[1].detach()
         with torch.no_grad():
-            goal = model.encode(goals)
+            goal = model.encode_goal(goals)
         # The places of all three in one call; no gradient comes back through those of `there`.
         place, there_place, goal_place = model.places(torch.stack([here, there, goal])).unbind(1)
         distance = self._distance(between(place, goal_place), there, goal, ahead)

@@ -142,7 +142,7 @@ class Goals(Suite):
         assert spec.episode_steps is not None
         return GoalProtocol(
             spec.name,
-            spec.action_repeat,
+            spec.frames,
             spec.episode_steps,
             tuple(settings.seed + i for i in range(settings.pairs)),
             asdict(loaded.settings.goal),
