@@ -7,7 +7,7 @@ import gymnasium
 
 from envs.config import EnvConfig
 from envs.registry import Suite, unknown_environment
-from envs.rendering import RenderingUnavailable, select_gl_backend
+from envs.rendering import RenderingUnavailable, mujoco_renderer_of, select_gl_backend
 
 # Gymnasium's registry says nothing about spaces; these of its own are left out of the list because
 # they give pictures or discrete observations, or they are bridges that need arguments.
@@ -52,7 +52,7 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
         raise ValueError(f"environment {config.name!r} cannot be made: {reason}") from error
     if render and env.render_mode != "rgb_array":
         raise RenderingUnavailable(f"cannot render: {config.name} draws no rgb_array pictures")
-    if render and hasattr(env.unwrapped, "mujoco_renderer"):
+    if render and mujoco_renderer_of(env) is not None:
         select_gl_backend()  # of other packages, before it draws
     return env
 

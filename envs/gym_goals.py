@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from envs.config import EnvConfig
 from envs.goals import GoalTask, unbounded
+from envs.rendering import mujoco_renderer_of
 from envs.spaces import check_observations, number_labels, observation_labels
 
 ACHIEVED, DESIRED = "achieved_goal", "desired_goal"
@@ -41,9 +42,13 @@ class GymGoals(GoalTask):
         self.observation_space = unbounded(len(self.obs_names))
         self.action_space, self.metadata = env.action_space, env.metadata
         self.spec, self.render_mode = env.spec, env.render_mode
-        self.mujoco_renderer = getattr(env.unwrapped, "mujoco_renderer", None)
         self.dt = getattr(env.unwrapped, "dt", None)
         self._require_episodes(config.name)
+
+    @property
+    def mujoco_renderer(self) -> Any:
+        """What draws the environment, of those with MuJoCo."""
+        return mujoco_renderer_of(self.inner)
 
     def state_of(self, obs: np.ndarray) -> np.ndarray:
         """The achieved goal, (G,)."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 INSTALL_HINT = "install libegl1 or libosmesa6 (apt-get install libegl1 libgl1-mesa-dri)"
@@ -96,6 +97,13 @@ class MujocoPictures:
 def first_camera(model: Any) -> int:
     """The first camera of a MuJoCo model, or the free one (-1) if it has none."""
     return 0 if model.ncam else -1
+
+
+def mujoco_renderer_of(env: gymnasium.Env[Any, Any]) -> Any:
+    """What draws a Gymnasium environment, or one inside it, as mazes hold their robot, or None."""
+    native = env.unwrapped
+    found = (getattr(one, "mujoco_renderer", None) for one in (native, *vars(native).values()))
+    return next((renderer for renderer in found if renderer is not None), None)
 
 
 def free_drawing(renderer: Any) -> None:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 
 from envs.config import EnvSpec
-from envs.rendering import free_drawing
+from envs.rendering import free_drawing, mujoco_renderer_of
 from envs.spaces import choices_of
 
 
@@ -116,7 +116,7 @@ class Described(gymnasium.Wrapper):
 
     def render(self) -> np.ndarray | None:
         """Draw the present state, (height, width, 3) uint8; None if pictures weren't asked for."""
-        renderer = getattr(self.unwrapped, "mujoco_renderer", None)
+        renderer = mujoco_renderer_of(self)
         if renderer is not None and renderer.viewer is not None:
             # Gymnasium draws into whichever environment's OpenGL context was made last.
             renderer.viewer.make_context_current()
@@ -126,7 +126,7 @@ class Described(gymnasium.Wrapper):
 
     def close(self) -> None:
         """Free the pictures and the simulation; may be called again."""
-        free_drawing(getattr(self.unwrapped, "mujoco_renderer", None))
+        free_drawing(mujoco_renderer_of(self))
         super().close()
 
 

@@ -296,6 +296,22 @@ def test_a_trainer_goes_on_as_if_it_had_not_stopped() -> None:
         assert torch.equal(a, b)
 
 
+def test_latents_learn_what_pictures_show() -> None:
+    torch.manual_seed(0)
+    side = GoalModel(3 * 64 * 64, 1, TINY, pictures=1)
+    weights = ("prediction", "variance", "covariance", "inverse", "distance", "policy")
+    loss = GoalLossConfig(compile=False, batch_size=8, **dict.fromkeys(weights, 0.0))
+    trainer = GoalTrainer(side, loss)
+    shown = torch.randint(0, 256, (20, 3 * 64 * 64), dtype=torch.uint8)
+    episodes = [Episode(shown, torch.zeros(19, 1), torch.zeros(19), False)]
+    data = Trajectories(episodes, window_length(side, loss), 0, pictures=1)
+    before = [x.clone() for x in side.encoder.parameters()]
+    trainer.update(trainer.draw(data))
+    assert all(
+        not torch.equal(x, y) for x, y in zip(before, side.encoder.parameters(), strict=True)
+    )
+
+
 def test_without_weight_against_it_latents_collapse() -> None:
     """What the anti-collapse term is for: prediction alone is best when all latents are equal."""
     ranks = {}

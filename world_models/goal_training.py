@@ -140,9 +140,7 @@ class GoalTrainer:
         variance = F.relu(1.0 - torch.sqrt(own + 1e-4)).mean()
         shared = centred.T @ centred / (len(flat) - 1)
         covariance = (shared.square().sum() - own.square().sum()) / flat.shape[1]
-        # Latents of pictures need not hold all that is in them: that decoder is there to look at.
-        held = z[0].detach() if model.pictures else z[0]
-        reconstruction = (model.decoder(held) - model.normalised(obs[0])).square().mean()
+        reconstruction = (model.decoder(z[0]) - model.normalised(obs[0])).square().mean()
         move = torch.cat([present[0], present[1]], -1)
         inverse = (model.inverse(move) - actions[first]).square().mean()
 
