@@ -24,7 +24,7 @@ class GymGoals(GoalTask):
 
     def __init__(self, env: gymnasium.Env[Any, Any], config: EnvConfig) -> None:
         """Raises ValueError for an environment without goals, time limit or sparse rewards."""
-        self.inner, space = env, env.observation_space
+        self.inner, self._name, space = env, config.name, env.observation_space
         if not (isinstance(space, spaces.Dict) and {ACHIEVED, DESIRED} <= set(space.spaces)):
             raise ValueError(
                 f"{config.name} has no goals: it observes no {ACHIEVED} and {DESIRED}; "
@@ -43,7 +43,7 @@ class GymGoals(GoalTask):
         self.action_space, self.metadata = env.action_space, env.metadata
         self.spec, self.render_mode = env.spec, env.render_mode
         self.dt = getattr(env.unwrapped, "dt", None)
-        self._require_episodes(config.name)
+        self._require_episodes()
 
     @property
     def mujoco_renderer(self) -> Any:
@@ -62,6 +62,7 @@ class GymGoals(GoalTask):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode, with the goal that the environment draws."""
+        super().reset(seed=seed)
         seen, info = self.inner.reset(seed=seed, options=options)
         self.goal = np.ravel(seen[DESIRED]).astype(np.float64)
         obs = self._flat(seen)
@@ -85,9 +86,10 @@ class GymGoals(GoalTask):
         self.inner.close()
 
     def __str__(self) -> str:
-        return str(self.inner)
+        return self._name
 
-    def _require_episodes(self, name: str) -> None:
+    def _require_episodes(self) -> None:
+        name = self._name
         if self.spec is None or self.spec.max_episode_steps is None:
             raise ValueError(f"{name} has no time limit; give one, such as env.episode_frames=200")
         if not hasattr(self.inner.unwrapped, "compute_reward"):
