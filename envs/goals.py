@@ -34,8 +34,8 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
 
     goal: np.ndarray  # (S,), the state to be reached
     obs_names: tuple[str, ...]  # (O,)
-    # First numbers of an observation that a goal shows; the others of `info["goal"]` are NaN.
-    goal_dim: int = 0  # 0: all
+    # First numbers of an observation that matter in a goal, those that it shows at least; 0: all.
+    goal_dim: int = 0
     action_repeat: int = 1  # usual env frames per control step
 
     @abstractmethod

@@ -110,7 +110,7 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
         obs_names=labels,
         choices=block * choices,
         pictures=STACK if labels is None else 0,
-        goal_dim=getattr(env.unwrapped, "goal_dim", 0),
+        goal_dim=0 if labels is None else getattr(env.unwrapped, "goal_dim", 0),
         action_block=block,
     )
 

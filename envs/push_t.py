@@ -62,6 +62,7 @@ class PushT(GoalSimulation):
         *("agent x", "agent y", "block x", "block y", "sin(angle)", "cos(angle)"),
         *("agent velocity x", "agent velocity y"),
     )
+    goal_dim = 6  # at which speed the agent gets there does not matter
     dt = STEP * SUBSTEPS
 
     def __init__(self, variant: str, render: bool) -> None:

@@ -85,6 +85,26 @@ def test_episodes_begin_away_from_a_goal_that_is_an_observation(task: str) -> No
 
 
 @every_task
+def test_what_does_not_matter_in_a_goal_is_not_in_its_rule(task: str) -> None:
+    env = make(task)
+    native, spec = task_of(env), spec_of(env)
+    assert spec.goal_dim < spec.obs_dim
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        _, info = env.reset(seed=seed)
+        seen = info["goal"].copy()
+        if spec.goal_dim:
+            seen[spec.goal_dim :] += rng.normal(size=spec.obs_dim - spec.goal_dim)
+        assert native.reached(native.state_of(seen), native.goal)
+    env.close()
+
+
+def test_pictures_of_goals_matter_as_a_whole() -> None:
+    assert spec_of(make("push-t")).goal_dim == 6
+    assert spec_of(make("push-t", obs="pixels")).goal_dim == 0
+
+
+@every_task
 def test_states_may_be_given(task: str) -> None:
     env = make(task)
     native, rng = task_of(env), np.random.default_rng(0)
