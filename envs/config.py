@@ -13,7 +13,7 @@ class EnvConfig:
     """
 
     name: str = "dmc/cartpole-swingup"  # dmc/<domain>-<task>, gym/<id>, mujoco/<file>, goal/<task>
-    action_repeat: int | None = None  # env frames per control step; null: usual for the suite
+    action_repeat: int | None = None  # env frames per action; null: usual for the suite
     action_block: int = 1  # actions that are chosen together, for one control step
     episode_frames: int | None = None  # time limit in env frames; null: the environment's own
     obs: str = "state"  # state: the environment's own numbers; pixels: three pictures, 64 x 64
@@ -49,7 +49,7 @@ class EnvSpec:
     obs_names: tuple[str, ...] | None = None  # (O,) labels such as "velocity[1]"
     choices: tuple[int, ...] = ()  # in each group of discrete actions; empty if continuous
     pictures: int = 0  # stacked in an observation of pixels; 0: it is a vector
-    goal_dim: int = 0  # first numbers of an observation, all that a goal shows; 0: it shows all
+    goal_dim: int = 0  # first numbers of an observation, all that matters in a goal; 0: all do
     action_block: int = 1  # actions per control step
 
     @property

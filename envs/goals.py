@@ -34,8 +34,7 @@ class GoalTask(gymnasium.Env[np.ndarray, np.ndarray]):
 
     goal: np.ndarray  # (S,), the state to be reached
     obs_names: tuple[str, ...]  # (O,)
-    # First numbers of an observation that matter in a goal, those that it shows at least; 0: all.
-    goal_dim: int = 0
+    goal_dim: int = 0  # first numbers of an observation, all that matters in a goal; 0: all do
     action_repeat: int = 1  # usual env frames per control step
 
     @abstractmethod

@@ -34,16 +34,15 @@ class GymGoals(GoalTask):
         achieved = space[ACHIEVED]
         if not isinstance(achieved, spaces.Box):
             raise ValueError(f"{config.name} has {ACHIEVED} {achieved}; telic needs a Box")
-        others = {k: part for k, part in space.spaces.items() if k not in (ACHIEVED, DESIRED)}
-        self._others = spaces.Dict(others)
+        self._others = {k: part for k, part in space.spaces.items() if k not in (ACHIEVED, DESIRED)}
         labels = number_labels(ACHIEVED, achieved.shape)
         self.goal_dim = len(labels)
-        self.obs_names = (*labels, *observation_labels(self._others))
+        self.obs_names = (*labels, *observation_labels(spaces.Dict(self._others)))
         self.observation_space = unbounded(len(self.obs_names))
         self.action_space, self.metadata = env.action_space, env.metadata
         self.spec, self.render_mode = env.spec, env.render_mode
         self.dt = getattr(env.unwrapped, "dt", None)
-        self._require_episodes()
+        self._require_rule()
 
     @property
     def mujoco_renderer(self) -> Any:
@@ -88,7 +87,8 @@ class GymGoals(GoalTask):
     def __str__(self) -> str:
         return self._name
 
-    def _require_episodes(self) -> None:
+    def _require_rule(self) -> None:
+        """Raise ValueError unless episodes end, and it can be said when a goal is reached."""
         name = self._name
         if self.spec is None or self.spec.max_episode_steps is None:
             raise ValueError(f"{name} has no time limit; give one, such as env.episode_frames=200")
@@ -110,5 +110,5 @@ class GymGoals(GoalTask):
         return self.reached(np.ravel(seen[ACHIEVED]).astype(np.float64), self.goal)
 
     def _flat(self, seen: dict[str, np.ndarray]) -> np.ndarray:
-        others = spaces.flatten(self._others, {k: seen[k] for k in self._others.spaces})
-        return np.concatenate([np.ravel(seen[ACHIEVED]), others]).astype(np.float32)
+        others = [spaces.flatten(part, seen[key]) for key, part in self._others.items()]
+        return np.concatenate([np.ravel(seen[ACHIEVED]), *others]).astype(np.float32)

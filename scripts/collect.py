@@ -235,8 +235,9 @@ def _summarise(
         console.print(f"  {picture}")
     if isinstance(task, GoalTask):
         config = "--config pixels " if spec.pictures else ""
-        repeat = f"env.action_repeat={repeat} " if (repeat := settings.env.action_repeat) else ""
-        chosen = f"{config}env={dataset.env} {repeat}data={dataset.path}"
+        given = {key: getattr(settings.env, key) for key in ("action_repeat", "episode_frames")}
+        options = "".join(f"env.{key}={value} " for key, value in given.items() if value)
+        chosen = f"{config}env={dataset.env} {options}data={dataset.path}"
         console.print(f"  telic train {chosen} train.objective=goal")
 
 

@@ -105,7 +105,7 @@ class GoalEpisodes:
         self._loaded, self.planner = loaded, loaded.make_planner(name, options)
         self.training = f"{loaded.trained.updates} updates on {loaded.settings.data}"
         self._recorded = loaded.held_out()
-        draw_goals(loaded.settings.goal, self._recorded, 1, 0)
+        draw_goals(loaded.settings.goal, self._recorded, 1, 0)  # finds out now if there are none
 
     def begin(self, env: gymnasium.Env[Any, Any], seed: int) -> Start:
         """Reset the environment to a start, with a goal."""
