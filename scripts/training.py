@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from scripts.metrics import MetricsLogger
 from scripts.plots import Line, learning_curve
 from scripts.reference import published_return, reference_curves
 from scripts.run_folder import RunFolder
-from scripts.settings import Settings, make_planner_from, resolve_device
+from scripts.settings import Settings, make_planner_from, prepare_torch, resolve_device
 from scripts.stopwatch import COMPONENTS, WHOLE, Stopwatch
 from world_models import (
     METRICS,
@@ -66,6 +68,9 @@ class TrainingRun:
         self.model = model.to(self.device)
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
+        # What the agent acts with while the model learns: a copy of its own.
+        self.acting = copy.deepcopy(self.trainer.frozen)
+        self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
         needed = settings.train.frames // self.spec.frames
         needed += settings.train.num_envs * self.spec.episode_steps
@@ -83,13 +88,13 @@ class TrainingRun:
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (
             MPCAgent(
-                self.trainer.frozen,
+                acting,
                 make_planner_from(replace(settings.planner, compile=compiled)),
                 Reward(),
                 self.discount,
                 settings.agent,
             )
-            for compiled in (fast, False)
+            for acting, compiled in ((self.acting, fast), (self.trainer.frozen, False))
         )
         self.memory = self.agent.start(seed, self.device)
         train = settings.train
@@ -138,17 +143,20 @@ class TrainingRun:
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
                 elif isinstance(self.model.encoder, VectorEncoder):
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
-                self._update(self.settings.train.first_updates)
+                self._update(self.settings.train.first_updates).result()
+            self._refresh()
+            updates = None
+            if self.learning:
+                updates = self._update(count * self.settings.train.updates_per_step)
+                if not self.settings.train.overlap:
+                    wait([updates])
             with self.stopwatch.measure("decide"):
                 actions = self._act()
-            # Environments in processes of their own step while the model learns.
             with self.stopwatch.measure("environment"):
                 self.collector.send(actions)
-            if self.learning:
-                with self.stopwatch.measure("update"):
-                    losses = self._update(count * self.settings.train.updates_per_step)
-            with self.stopwatch.measure("environment"):
                 ended = self.collector.receive()
+            if updates is not None:
+                losses = updates.result()
             self.steps += count
             shown = self._keep(ended)
         # The first plans may compile; before them, only random actions were taken.
@@ -294,7 +302,8 @@ class TrainingRun:
         return lines
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments, and end the thread that learns."""
+        self.learner.shutdown()
         self.collector.close()
         for env in self.eval_envs:
             env.close()
@@ -375,13 +384,26 @@ class TrainingRun:
             return 0.0
         return 1.0 - (1.0 - cfg.final_exploration) * min(1.0, 2 * self.progress)
 
-    def _update(self, count: int) -> Tensor | None:
-        """`count` updates of the model; returns the losses of the last one, (len(METRICS),)."""
-        losses = None
-        for _ in range(count):
-            batch = self.replay.sample(self.settings.loss.batch_size)
-            losses = self.trainer.update(batch, self.progress)
-        return losses
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Let the agent act with what the model has learned."""
+        torch._foreach_copy_(
+            list(self.acting.state_dict().values()), list(self.model.state_dict().values())
+        )
+
+    def _update(self, count: int) -> Future[Tensor | None]:
+        """Begin `count` updates of the model; the losses of the last one, (len(METRICS),)."""
+        progress = self.progress
+
+        def learn() -> Tensor | None:
+            losses = None
+            with self.stopwatch.measure("update"):
+                for _ in range(count):
+                    batch = self.replay.sample(self.settings.loss.batch_size)
+                    losses = self.trainer.update(batch, progress)
+            return losses
+
+        return self.learner.submit(learn)
 
     def _losses(self, losses: Tensor) -> dict[str, float]:
         row = {f"train/{n}": v for n, v in zip(METRICS, losses.tolist(), strict=True)}

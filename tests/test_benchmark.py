@@ -458,7 +458,7 @@ TINY_DMC = (
 )
 
 
-def trained(final: float, middle: float, minutes: float, frames: int = 100) -> dict[str, Any]:
+def trained(final: float, middle: float, minutes: float, frames: int = 100_000) -> dict[str, Any]:
     """What a training of the dmc suite leaves, as far as targets depend on it."""
     return {
         "returns": [final, final],
@@ -475,14 +475,21 @@ def test_dmc_targets_compare_with_what_is_published() -> None:
         cup: [trained(1000.0, 900.0, 14.0), trained(905.0, 1000.0, 10.0)],
         pole: [trained(813.0, 840.0, 15.5), trained(813.0, 840.0, 15.0)],
     }
-    returns, time = targets_at(1.0, "grasp", found)
+    returns, time = targets_at(100_000, "grasp", found)
     assert returns.met and returns.measured == "1 of 2, not cartpole-swingup 96.9 %"
     assert time.met is False and time.measured == "15.5 at most"
-    returns, time = targets_at(0.5, "grasp", found)
+    returns, time = targets_at(50_000, "grasp", found)
     assert returns.met and returns.measured == "1 of 2, not ball_in_cup-catch 96.8 %"
     assert time.met and time.measured == "7.8 at most"
     assert final_interval(found[cup]).point == 952.5
-    nothing = targets_at(1.0, "grasp", {cup: []})
+    # The last agent of a shorter training counts for its frames; it says nothing of more.
+    short = {cup: [trained(1000.0, 900.0, 8.0, frames=50_000)], pole: found[pole]}
+    returns, time = targets_at(50_000, "grasp", short)
+    assert returns.met and returns.measured == "2 of 2"
+    assert time.met and time.measured == "8.0 at most"
+    returns, _ = targets_at(100_000, "grasp", short)
+    assert returns.measured == "0 of 2, not cartpole-swingup 96.9 %"
+    nothing = targets_at(100_000, "grasp", {cup: []})
     assert [target.met for target in nothing] == [None, None]
 
 

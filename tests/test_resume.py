@@ -136,10 +136,11 @@ def test_the_number_of_environments_cannot_change(whole: Callable[..., Path]) ->
         assert run.error == f"a training with train.num_envs={held} cannot go on with {count}"
 
 
-def test_processes_of_their_own_change_nothing_but_time(
-    tmp_path: Path, whole: Callable[..., Path]
+@pytest.mark.parametrize("alone", ["train.processes=false", "train.overlap=false"])
+def test_processes_and_threads_of_their_own_change_nothing_but_time(
+    tmp_path: Path, whole: Callable[..., Path], alone: str
 ) -> None:
-    assert train(tmp_path / "run", *BESIDE, "train.processes=false").code == 0
+    assert train(tmp_path / "run", *BESIDE, alone).code == 0
     assert_same_training(tmp_path / "run", whole(*BESIDE))
 
 
