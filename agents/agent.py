@@ -205,6 +205,7 @@ class MPCAgent:
             self.planner.config.horizon,
             self._actions,
             self.discount,
+            self.config.replan_every,
         )
         plan = self.planner.plan(problem, self._handed(warm), memory.rng)
         finite = plan.actions.isfinite().flatten(1).all(1) & plan.cost.isfinite()

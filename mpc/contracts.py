@@ -143,6 +143,7 @@ class Problem:
     horizon: int  # control steps
     actions: ActionSpace
     discount: float = 1.0  # per control step, of the stage and terminal costs
+    executed: int = 1  # control steps of the plan that will be taken before the next one is made
 
     def __post_init__(self) -> None:
         """Check the shapes once, where user code meets ours."""

@@ -8,6 +8,7 @@ only because the prediction before it pulls, an action because of its own step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,6 +71,10 @@ class GraspConfig(LiftedConfig):
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
+    # Spread of the noise on actions under which rollouts are compared where more than one control
+    # step of a plan is executed; 0: none.
+    select_std: float = 0.4
+    select_draws: int = 32  # rollouts of each restart under that noise
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
     tail: str = "policy"  # actions of steps that a warm start lacks: policy, repeat, zero
     keep_moments: bool = False  # hand the optimisers' moments to the next plan
@@ -83,13 +88,13 @@ class GraspConfig(LiftedConfig):
         self.one_of("select", ("auto", "rollout", *PARALLEL))
         self.one_of("tail", TAILS)
         self.one_of("sync_planner", tuple(PLANNERS.names()))
-        for option in ("tolerance", "noise"):
+        for option in ("tolerance", "noise", "select_std"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
         known = self.sync_every is None or self.sync_every >= 0
         self.require("sync_every", known, "at least 0, or null")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
-        for option in ("noise_every", "sync_steps", "blend"):
+        for option in ("noise_every", "sync_steps", "blend", "select_draws"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
         self.require("leads", self.leads >= 1, "at least 1")
         self.require("lead_std", self.lead_std >= 0, "at least 0")
@@ -224,7 +229,11 @@ class Grasp(Planner[GraspConfig]):
         actions, states, cost, last_calls = self._candidates(
             problem, path, start, in_parallel, synced
         )
-        best = cheapest_of(cost)
+        ranked = cost
+        if problem.executed > 1 and cfg.select_std:
+            shaken, more = self._shaken_cost(problem, actions, rng)
+            ranked, last_calls = fill(in_parallel, cost, shaken), last_calls + more
+        best = cheapest_of(ranked)
         moments = self._moments(path, best) if cfg.keep_moments else {}
         actions, states = pick(actions, best), pick(states, best)
         executed = space.execute(actions)
@@ -392,6 +401,25 @@ class Grasp(Planner[GraspConfig]):
             cost = fill(in_parallel, cost, true)
             states = fill(in_parallel, states, feasible)
         return actions, states, cost, calls
+
+    def _shaken_cost(
+        self, problem: Problem, actions: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """Mean cost (B, C) of actions (B, C, H, A) under noise, and the model calls.
+
+        What is executed without looking must bear errors of the model: an optimised plan may cost
+        little just as it is and much right beside. Half of the noise's variance is held over time,
+        as errors of a model are.
+        """
+        cfg, count = self.config, actions.shape[1]
+        white = problem.normal((cfg.select_draws, *actions.shape[2:]), rng)
+        held = problem.normal((cfg.select_draws, 1, actions.shape[-1]), rng)
+        noise = cfg.select_std * math.sqrt(0.5) * (white + held)
+        moved = problem.actions.project((actions.unsqueeze(2) + noise).flatten(1, 2))
+        model = (problem.model, problem.objective, problem.discount)
+        window = repeat(problem.state, moved.shape[1])
+        cost, _ = self._rollouts.cost(*model, window, problem.actions.execute(moved))
+        return cost.unflatten(1, (count, cfg.select_draws)).mean(-1), problem.horizon
 
     def _moments(self, path: Path, best: Tensor) -> dict[str, Tensor]:
         """Moments of the chosen restart for the warm start; of the one not iterated on, zeros."""

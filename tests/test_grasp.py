@@ -790,6 +790,39 @@ def test_where_only_the_end_counts_a_warm_plan_goes_a_long_way_round(
     torch.testing.assert_close(first["lookahead"], torch.zeros(3).double(), atol=1e-4, rtol=0)
 
 
+class Ledge(TemporalDistance):
+    """Places x on a line: 5 up to 2, then 20, but for 0 on a ledge of a width of 0.1 at 4."""
+
+    def terminal(self, model: WorldModel, z: Tensor) -> Tensor:
+        x = z[..., 0]
+        beyond = torch.where((x - 4.0).abs() < 0.05, 0.0, 20.0)
+        return torch.where(x < 2.0, 5.0, beyond)
+
+
+def test_plans_executed_without_looking_are_chosen_by_what_they_cost_when_actions_err(
+    homing: Any, problem_of: Callable[..., Problem], plan: Callable[..., Plan]
+) -> None:
+    """The warm plan leads onto the ledge, the policy stays where no noise does harm."""
+    objective = Ledge(torch.zeros(3, 2).double())
+    problem = problem_of(homing, torch.zeros(3, 2).double(), 8, objective)
+    away = torch.zeros(3, 8, 2).double()
+    away[..., 0] = 0.5
+    options = {"restarts": 2, "init_std": 0.0, "iterations": 1, "noise": 0.0, "action_lr": 1e-9}
+    options |= {"select": "rollout", "select_std": 0.1}
+
+    def end(executed: int, **changed: Any) -> Plan:
+        blind = replace(problem, executed=executed)
+        return plan("grasp", blind, WarmStart(away), **{**options, **changed})
+
+    on_the_ledge = torch.full((3,), 4.0).double()
+    for found in (end(1), end(8, select_std=0.0)):
+        torch.testing.assert_close(found.actions[..., 0].sum(1), on_the_ledge, atol=1e-3, rtol=0)
+    safe = end(8)
+    torch.testing.assert_close(safe.actions[..., 0].sum(1), 0 * on_the_ledge, atol=1e-3, rtol=0)
+    torch.testing.assert_close(safe.cost, 0 * on_the_ledge + 5.0)  # as it is, not under noise
+    assert safe.diagnostics.forward_calls == end(1).diagnostics.forward_calls + 8
+
+
 def test_restarts_beside_a_warm_plan_lead_and_then_follow_the_policy_at_its_states(
     homing: Any, problem_of: Callable[..., Problem]
 ) -> None:
@@ -955,6 +988,8 @@ REFUSED = {
     "sync_every": [-1],
     "sync_steps": [0],
     "select": ["cheapest"],
+    "select_std": [-0.1],
+    "select_draws": [0],
     "blend": [0],
 }
 
