@@ -73,7 +73,7 @@ class GraspConfig(LiftedConfig):
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
     # Spread of the noise on actions under which rollouts are compared where more than one control
     # step of a plan is executed; 0: none.
-    select_std: float = 0.4
+    select_std: float = 0.1
     select_draws: int = 32  # rollouts of each restart under that noise
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
     tail: str = "policy"  # actions of steps that a warm start lacks: policy, repeat, zero
@@ -231,8 +231,10 @@ class Grasp(Planner[GraspConfig]):
         )
         ranked = cost
         if problem.executed > 1 and cfg.select_std:
-            shaken, more = self._shaken_cost(problem, actions, rng)
-            ranked, last_calls = fill(in_parallel, cost, shaken), last_calls + more
+            errors = self._errors(problem, rng)  # drawn even if no row needs them now
+            if not in_parallel.all():
+                ranked = fill(in_parallel, cost, self._cost_under(problem, actions, errors))
+                last_calls += problem.horizon
         best = cheapest_of(ranked)
         moments = self._moments(path, best) if cfg.keep_moments else {}
         actions, states = pick(actions, best), pick(states, best)
@@ -402,24 +404,27 @@ class Grasp(Planner[GraspConfig]):
             states = fill(in_parallel, states, feasible)
         return actions, states, cost, calls
 
-    def _shaken_cost(
-        self, problem: Problem, actions: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, int]:
-        """Mean cost (B, C) of actions (B, C, H, A) under noise, and the model calls.
+    def _errors(self, problem: Problem, rng: torch.Generator) -> Tensor:
+        """Noise on actions (draws, H, A), which stands for what the model may get wrong.
 
-        What is executed without looking must bear errors of the model: an optimised plan may cost
-        little just as it is and much right beside. Half of the noise's variance is held over time,
-        as errors of a model are.
+        Half of its variance is held over the plan, as a model errs.
         """
-        cfg, count = self.config, actions.shape[1]
-        white = problem.normal((cfg.select_draws, *actions.shape[2:]), rng)
-        held = problem.normal((cfg.select_draws, 1, actions.shape[-1]), rng)
-        noise = cfg.select_std * math.sqrt(0.5) * (white + held)
-        moved = problem.actions.project((actions.unsqueeze(2) + noise).flatten(1, 2))
+        draws, dim = self.config.select_draws, problem.actions.dim
+        white = problem.normal((draws, problem.horizon, dim), rng)
+        held = problem.normal((draws, 1, dim), rng)
+        return self.config.select_std * math.sqrt(0.5) * (white + held)
+
+    def _cost_under(self, problem: Problem, actions: Tensor, errors: Tensor) -> Tensor:
+        """Mean cost (B, C) of actions (B, C, H, A) with each of the errors; H model calls.
+
+        What is executed without looking must bear errors: an optimised plan may cost little just
+        as it is, and much right beside.
+        """
+        moved = problem.actions.project((actions.unsqueeze(2) + errors).flatten(1, 2))
         model = (problem.model, problem.objective, problem.discount)
         window = repeat(problem.state, moved.shape[1])
         cost, _ = self._rollouts.cost(*model, window, problem.actions.execute(moved))
-        return cost.unflatten(1, (count, cfg.select_draws)).mean(-1), problem.horizon
+        return cost.unflatten(1, (-1, len(errors))).mean(-1)
 
     def _moments(self, path: Path, best: Tensor) -> dict[str, Tensor]:
         """Moments of the chosen restart for the warm start; of the one not iterated on, zeros."""

@@ -808,7 +808,7 @@ def test_plans_executed_without_looking_are_chosen_by_what_they_cost_when_action
     away = torch.zeros(3, 8, 2).double()
     away[..., 0] = 0.5
     options = {"restarts": 2, "init_std": 0.0, "iterations": 1, "noise": 0.0, "action_lr": 1e-9}
-    options |= {"select": "rollout", "select_std": 0.1}
+    options |= {"select": "rollout"}
 
     def end(executed: int, **changed: Any) -> Plan:
         blind = replace(problem, executed=executed)
