@@ -368,3 +368,6 @@ def test_targets_compare_success_and_time() -> None:
     slow = [cell("grasp", 1000.0, *[20] * 19, None), cell("cem", 1000.0, *[20] * 20)]
     reach, faster = goal_targets(task, slow)
     assert reach.met and not faster.met
+    # Two plans that reach one half of the goals each are no plan that reaches them all.
+    halves = [cell("grasp", 250.0, 20, None), cell("grasp", 1000.0, None, 20)]
+    assert goal_targets(task, halves)[0].met is False
