@@ -285,6 +285,7 @@ class TrainingRun:
         spent = self.stopwatch.milliseconds()
         if spent:
             parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
+            parts += " beside both" if self.settings.train.overlap else ""
             lines.append(
                 f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
                 f"thread(s), {1000 * self.spec.frames / spent[WHOLE]:.0f} env frames per "
