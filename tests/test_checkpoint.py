@@ -101,6 +101,14 @@ def test_one_altered_byte_names_the_file(folder: Path, name: str, where: float) 
     assert "\n" not in str(error.value)
 
 
+def test_facts_that_read_alike_but_are_written_otherwise_are_refused(folder: Path) -> None:
+    save_checkpoint(folder, {}, {"seconds": 0.1})
+    index = folder / "checkpoint.json"
+    index.write_text(index.read_text().replace("0.1", "0.10"))
+    with pytest.raises(CheckpointError, match=r"checkpoint.json is damaged: checksum differs"):
+        load_checkpoint(folder)
+
+
 def test_truncated_and_deleted_files_are_named(folder: Path) -> None:
     model, optimizer = folder / "model.safetensors", folder / "optimizer.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
