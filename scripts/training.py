@@ -285,11 +285,11 @@ class TrainingRun:
         spent = self.stopwatch.milliseconds()
         if spent:
             parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
-            parts += " beside both" if self.settings.train.overlap else ""
+            beside = ", updates beside the rest" if self.settings.train.overlap else ""
             lines.append(
                 f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
-                f"thread(s), {1000 * self.spec.frames / spent[WHOLE]:.0f} env frames per "
-                "second, compilation and evaluation not counted"
+                f"thread(s){beside}, {1000 * self.spec.frames / spent[WHOLE]:.0f} env frames "
+                "per second, compilation and evaluation not counted"
             )
         assert self.metrics is not None
         frames, returns = self.metrics.column("eval/return")
