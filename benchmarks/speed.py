@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py [--steps 300] [--write benchmarks/results/speed.md]
 
-Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread; then with
-several environments side by side, in this process and in processes of their own.
+Training: cartpole-swingup with the default settings, planner grasp, compiled, one thread each for
+acting and for learning, side by side or in turn; then with several environments side by side, in
+this process and in processes of their own.
 Iterations: one problem, one restart, H = 50, eager, in one process, as in `telic benchmark
 suite=latency`; the time of an iteration is the slope between plans of 5 and of 25 iterations, so
 that what a plan costs once does not count.
@@ -29,7 +30,7 @@ from scripts.benchmarks.latency import (
 from scripts.benchmarks.suite import machine, planner_of
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load, prepare_torch
-from scripts.stopwatch import WHOLE
+from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.training import TrainingRun
 
 HORIZON = 50
@@ -81,20 +82,23 @@ def main() -> None:
     prepare_torch(threads=1)
     direct = iteration("gradient")
     lifted = {steps: iteration("grasp", lookahead=steps) for steps in (1, 3)}
-    parts = training(arguments.steps)
+    beside, in_turn = (
+        training(arguments.steps, f"train.overlap={word}") for word in ("true", "false")
+    )
     rows = [side_by_side(n, own, arguments.steps) for n in COUNTS for own in (False, True)]
-    total, found = parts.pop(WHOLE), machine()
+    found = machine()
     lines = [
         "# Speed",
         "",
         f"`python benchmarks/speed.py --steps {arguments.steps}`, "
-        f"{datetime.date.today()}, {found['cpu']}, {found['cores']} cores, one thread, "
-        f"torch {found['torch']}, seed 1.",
+        f"{datetime.date.today()}, {found['cpu']}, {found['cores']} cores, one thread (learning "
+        f"beside acting: one each), torch {found['torch']}, seed 1.",
         "",
-        "| training on dmc/cartpole-swingup, planner grasp, compiled | ms per control step |",
-        "|---|---|",
-        *(f"| {name} | {value:.2f} |" for name, value in parts.items()),
-        f"| **all** | **{total:.2f}** |",
+        "| training on dmc/cartpole-swingup, planner grasp, compiled, ms per control step "
+        "| learning beside acting, the default | in turn, `train.overlap=false` |",
+        "|---|---|---|",
+        *(f"| {name} | {beside[name]:.2f} | {in_turn[name]:.2f} |" for name in COMPONENTS),
+        f"| **all** | **{beside[WHOLE]:.2f}** | **{in_turn[WHOLE]:.2f}** |",
         "",
         "| environments | own processes | decide | environment | update | all, ms per control step "
         "of one environment | env frames per second |",

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -69,7 +69,9 @@ class TrainingRun:
         self.discount = discount_for(self.spec.episode_steps)
         self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
         # What the agent acts with while the model learns: a copy of its own.
-        self.acting = copy.deepcopy(self.trainer.frozen)
+        acting = copy.deepcopy(self.trainer.frozen)
+        self._acting = list(acting.state_dict().values())
+        self._learned = list(self.model.state_dict().values())
         self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
         needed = settings.train.frames // self.spec.frames
@@ -88,13 +90,13 @@ class TrainingRun:
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (
             MPCAgent(
-                acting,
+                weights,
                 make_planner_from(replace(settings.planner, compile=compiled)),
                 Reward(),
                 self.discount,
                 settings.agent,
             )
-            for acting, compiled in ((self.acting, fast), (self.trainer.frozen, False))
+            for weights, compiled in ((acting, fast), (self.trainer.frozen, False))
         )
         self.memory = self.agent.start(seed, self.device)
         train = settings.train
@@ -143,11 +145,12 @@ class TrainingRun:
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
                 elif isinstance(self.model.encoder, VectorEncoder):
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
-                self._update(self.settings.train.first_updates).result()
-            self._refresh()
+                self.learner.submit(self._update, self.settings.train.first_updates).result()
             updates = None
             if self.learning:
-                updates = self._update(count * self.settings.train.updates_per_step)
+                torch._foreach_copy_(self._acting, self._learned)
+                number = count * self.settings.train.updates_per_step
+                updates = self.learner.submit(self._update, number)
                 if not self.settings.train.overlap:
                     wait([updates])
             with self.stopwatch.measure("decide"):
@@ -385,26 +388,14 @@ class TrainingRun:
             return 0.0
         return 1.0 - (1.0 - cfg.final_exploration) * min(1.0, 2 * self.progress)
 
-    @torch.no_grad()
-    def _refresh(self) -> None:
-        """Let the agent act with what the model has learned."""
-        torch._foreach_copy_(
-            list(self.acting.state_dict().values()), list(self.model.state_dict().values())
-        )
-
-    def _update(self, count: int) -> Future[Tensor | None]:
-        """Begin `count` updates of the model; the losses of the last one, (len(METRICS),)."""
-        progress = self.progress
-
-        def learn() -> Tensor | None:
-            losses = None
-            with self.stopwatch.measure("update"):
-                for _ in range(count):
-                    batch = self.replay.sample(self.settings.loss.batch_size)
-                    losses = self.trainer.update(batch, progress)
-            return losses
-
-        return self.learner.submit(learn)
+    def _update(self, count: int) -> Tensor | None:
+        """`count` updates of the model; returns the losses of the last one, (len(METRICS),)."""
+        losses = None
+        with self.stopwatch.measure("update"):
+            for _ in range(count):
+                batch = self.replay.sample(self.settings.loss.batch_size)
+                losses = self.trainer.update(batch, self.progress)
+        return losses
 
     def _losses(self, losses: Tensor) -> dict[str, float]:
         row = {f"train/{n}": v for n, v in zip(METRICS, losses.tolist(), strict=True)}
