@@ -60,16 +60,16 @@ class PushT(GoalSimulation):
 
     obs_names = (
         *("agent x", "agent y", "block x", "block y", "sin(angle)", "cos(angle)"),
-        *("agent velocity x", "agent velocity y"),
+        *("agent x from block", "agent y from block", "agent velocity x", "agent velocity y"),
     )
-    goal_dim = 6  # at which speed the agent gets there does not matter
+    goal_dim = 8  # at which speed the agent gets there does not matter
     dt = STEP * SUBSTEPS
 
     def __init__(self, variant: str, render: bool) -> None:
         self.spec = gymnasium.envs.registration.EnvSpec(id="push-t")
         self.render_mode = "rgb_array" if render else None
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
-        self.observation_space = unbounded(8)
+        self.observation_space = unbounded(len(self.obs_names))
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float64)
         self._state = np.zeros(10)
 
@@ -84,14 +84,16 @@ class PushT(GoalSimulation):
         x, y, vx, vy, block_x, block_y, angle = state[:7]
         places = np.array([x, y, block_x, block_y]) / (WINDOW / 2) - 1
         turn = (np.sin(angle), np.cos(angle))
-        return np.array([*places, *turn, vx / SPEED, vy / SPEED], np.float32)
+        # Where the two touch is the same wherever the block lies.
+        beside = in_block(state, state[:2]) / (WINDOW / 2)
+        return np.array([*places, *turn, *beside, vx / SPEED, vy / SPEED], np.float32)
 
     def state_of(self, obs: np.ndarray) -> np.ndarray:
         """Places in pixels, the block at rest."""
         seen = obs.astype(np.float64)
         x, y, block_x, block_y = (seen[:4] + 1) * (WINDOW / 2)
         angle = np.arctan2(seen[4], seen[5])
-        return np.array([x, y, *(SPEED * seen[6:]), block_x, block_y, angle, 0.0, 0.0, 0.0])
+        return np.array([x, y, *(SPEED * seen[8:]), block_x, block_y, angle, 0.0, 0.0, 0.0])
 
     def advance(self, action: np.ndarray) -> np.ndarray:
         """Draw the agent towards its target for 0.1 s."""
@@ -240,6 +242,13 @@ def in_window(state: np.ndarray, points: np.ndarray) -> np.ndarray:
     return state[4:6] + points @ np.array([[cosine, sine], [-sine, cosine]])
 
 
+def in_block(state: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Where a point (2,) of the table is in the frame of the block, (2,)."""
+    sine, cosine = np.sin(state[6]), np.cos(state[6])
+    seen: np.ndarray = np.array([[cosine, sine], [-sine, cosine]]) @ (point - state[4:6])
+    return seen
+
+
 def block_corners(state: np.ndarray) -> np.ndarray:
     """The corners of both parts of the block on the table, (2, 4, 2)."""
     return in_window(state, np.stack([rectangle(*BAR), rectangle(*STEM)]))
@@ -253,8 +262,7 @@ def within_walls(state: np.ndarray) -> bool:
 
 def gap_to_block(state: np.ndarray) -> float:
     """How far the centre of the agent is from the block, px."""
-    sine, cosine = np.sin(state[6]), np.cos(state[6])
-    agent = np.array([[cosine, sine], [-sine, cosine]]) @ (state[:2] - state[4:6])
+    agent = in_block(state, state[:2])
     outside = [
         np.maximum(np.array(low) - agent, agent - np.array(high)) for low, high in (BAR, STEM)
     ]

@@ -145,6 +145,7 @@ class TrainingRun:
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
                 elif isinstance(self.model.encoder, VectorEncoder):
                     self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
+                self.model.cover(max(-self.replay.least, self.replay.most))
                 self.learner.submit(self._update, self.settings.train.first_updates).result()
             updates = None
             if self.learning:

@@ -100,7 +100,7 @@ def test_what_does_not_matter_in_a_goal_is_not_in_its_rule(task: str) -> None:
 
 
 def test_pictures_of_goals_matter_as_a_whole() -> None:
-    assert spec_of(make("push-t")).goal_dim == 6
+    assert spec_of(make("push-t")).goal_dim == 8
     assert spec_of(make("push-t", obs="pixels")).goal_dim == 0
 
 
@@ -207,6 +207,16 @@ def test_push_t_is_reached_within_20_px_and_20_degrees() -> None:
             state[number] += by
         assert task.reached(state, goal) is reached, moved
         assert task.reached(goal, state) is reached, moved
+
+
+def test_push_t_shows_the_agent_as_the_block_sees_it() -> None:
+    from envs.push_t import WINDOW, in_window
+
+    task, seen = push_t(), np.array([-40.0, 25.0])
+    for block in ([200.0, 300.0, 0.0], [310.0, 150.0, 2.0]):
+        state = np.array([0, 0, 0, 0, *block, 0, 0, 0])
+        state[:2] = in_window(state, seen)
+        assert task.restore(state)[6:8] == pytest.approx(seen / (WINDOW / 2))
 
 
 def test_goals_of_push_t_take_pushing() -> None:

@@ -221,6 +221,19 @@ def test_a_frozen_model_shares_what_it_sees_but_learns_nothing(points: Any) -> N
     assert torch.equal(frozen.value(z), torch_model.value(z))
 
 
+@pytest.mark.parametrize("linear", [False, True])
+def test_bins_reach_as_many_large_rewards_as_rewards_of_one(linear: bool) -> None:
+    model = LatentModel(3, 2, ModelConfig(linear=linear))
+    usual = model.bins.clone()
+    model.cover(0.3)
+    assert torch.equal(model.bins, usual)
+    value = torch.tensor([-3900.0, 0.0, 12.5, 3900.0])
+    model.cover(10.0)
+    for bins, held in ((usual, value.clamp(-402.5, 402.5)), (model.bins, value)):
+        logits = two_hot(value, bins, linear).clamp_min(1e-30).log()
+        torch.testing.assert_close(expectation(logits, bins, linear), held, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "options",
     [

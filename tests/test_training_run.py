@@ -66,6 +66,20 @@ def test_a_checkpoint_from_before_waves_and_linear_bins_is_read_as_it_was(tmp_pa
     assert load_model(tmp_path / "0", torch.device("cpu")).model.config == model.config
 
 
+def test_values_may_be_as_large_as_the_rewards_of_random_actions_ask(tmp_path: Path) -> None:
+    words = ["env=gym/Pendulum-v1", "env.episode_frames=20", *FEW, "wandb.mode=disabled"]
+    folder = RunFolder.create(tmp_path / "run", "{}")
+    run = TrainingRun(load(Settings, ["debug"], words), folder)
+    try:
+        while not run.learning:
+            run.advance()
+        seen = run.replay.rewards.abs().max()
+        assert seen > 1 and run.model.bins[-1].expm1() > 390 * seen
+        assert torch.equal(run.agent.model.bins, run.model.bins)
+    finally:
+        run.close()
+
+
 def test_csv_jsonl_and_the_offline_history_of_wandb_are_the_same(trained_run: Path) -> None:
     rows = json_rows(trained_run)
     assert [row["frames"] for row in rows if "eval/return" in row] == [200, 400]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class ModelConfig:
     waves: bool = True  # whether the encoder also sees sines and cosines of slow numbers
     bins: int = 51  # of the discrete regression
     linear: bool = True  # whether bins are averaged as the numbers they stand for, not as symlogs
-    bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space, about +-400
+    bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space: 400 rewards of 1
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -101,6 +102,11 @@ class LatentModel(WorldModel):
     def action_space(self) -> ActionSpace:
         """What actions it takes."""
         return self._action_space
+
+    def cover(self, reward: float) -> None:
+        """Let the bins reach as many rewards of this size as they reach of 1; not fewer."""
+        limit = math.log1p(max(1.0, reward) * math.expm1(self.config.bin_limit))
+        self.bins.copy_(torch.linspace(-limit, limit, self.config.bins))
 
     def encode(self, obs: Tensor) -> Tensor:
         """Latent of an observation: (..., O) -> (..., Z)."""
