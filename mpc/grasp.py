@@ -57,6 +57,7 @@ class GraspConfig(LiftedConfig):
     init_std: float = 0.3  # spread of the other restarts
     leads: int = 32  # rollouts of a lookahead, tried for the restarts of a warm plan to begin with
     lead_std: float = 1.0  # spread of the widest of them around the policy prior
+    margin: float = 0.0  # cost by which a warm plan must beat the policy's own lead to be taken
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     state_optimizer: str = "sgd"  # sgd or adam
     state_lr: float = 1.0  # with sgd and mse, 1 moves a state onto its prediction
@@ -88,7 +89,7 @@ class GraspConfig(LiftedConfig):
         self.one_of("select", ("auto", "rollout", *PARALLEL))
         self.one_of("tail", TAILS)
         self.one_of("sync_planner", tuple(PLANNERS.names()))
-        for option in ("tolerance", "noise", "select_std"):
+        for option in ("tolerance", "noise", "margin", "select_std"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
         known = self.sync_every is None or self.sync_every >= 0
         self.require("sync_every", known, "at least 0, or null")
@@ -203,7 +204,7 @@ class Grasp(Planner[GraspConfig]):
         model = (problem.model, problem.objective, problem.discount)
         spread, sync_every = problem.model.latent_spread(), self._sync_every(problem)
         in_parallel = self._chosen_in_parallel(problem, warm_start)
-        path, forward = self._start(problem, warm_start, in_parallel, rng)
+        path, led, forward = self._start(problem, warm_start, in_parallel, rng)
         start, backward, done = path, 0, 0
         calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
@@ -230,10 +231,13 @@ class Grasp(Planner[GraspConfig]):
             problem, path, start, in_parallel, synced
         )
         ranked = cost
+        if cfg.margin and self._looks_ahead(problem) and cfg.restarts > 1:
+            ranked = cost.clone()
+            ranked[:, cfg.restarts + 1] -= cfg.margin * led  # what the second restart began with
         if problem.executed > 1 and cfg.select_std:
             errors = self._errors(problem, rng)  # drawn even if no row needs them now
             if not in_parallel.all():
-                ranked = fill(in_parallel, cost, self._cost_under(problem, actions, errors))
+                ranked = fill(in_parallel, ranked, self._cost_under(problem, actions, errors))
                 last_calls += problem.horizon
         best = cheapest_of(ranked)
         moments = self._moments(path, best) if cfg.keep_moments else {}
@@ -291,8 +295,8 @@ class Grasp(Planner[GraspConfig]):
         warm_start: WarmStart | None,
         in_parallel: Tensor,
         rng: torch.Generator,
-    ) -> tuple[Path, int]:
-        """Where the iterations begin, and the model calls that took."""
+    ) -> tuple[Path, Tensor, int]:
+        """Where the iterations begin, rows (B,) with leads of the policy, and model calls."""
         cfg, calls = self.config, 0
         # All numbers are drawn at once and always: no row depends on how another one starts.
         shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
@@ -306,6 +310,7 @@ class Grasp(Planner[GraspConfig]):
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
         parallel = in_parallel & warm_rows(problem, warm_start)
+        led = parallel & (problem.model.supports("policy") and cfg.restarts > 1)
         if not parallel.all():
             start = restarts(problem, warm_start, cfg, self._rollouts, noise)
             states, more = initial_states(
@@ -314,11 +319,11 @@ class Grasp(Planner[GraspConfig]):
             actions, calls = start.actions, calls + start.calls + more
         if parallel.any():
             assert warm_start is not None
-            led = None
-            if problem.model.supports("policy") and cfg.restarts > 1:
-                led = best_leads(problem, cfg, self._ahead, lead_noise)
+            found = None
+            if led.any():
+                found = best_leads(problem, cfg, self._ahead, lead_noise)
                 calls += lead_noise.shape[1]
-            lifted = beside(problem, warm_start, cfg, noise, led)
+            lifted = beside(problem, warm_start, cfg, noise, found)
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
             states = lifted[1] if whole else fill(parallel, lifted[1], states)
@@ -330,7 +335,7 @@ class Grasp(Planner[GraspConfig]):
                 remembered(warm_start, known, "action", moments[0]),
                 remembered(warm_start, known, "state", moments[1]),
             )
-        return Path(actions, states, *moments), calls
+        return Path(actions, states, *moments), led, calls
 
     def _synchronise(
         self, problem: Problem, path: Path, rng: torch.Generator
@@ -459,14 +464,18 @@ def best_leads(
 ) -> tuple[Tensor, Tensor]:
     """The K - 1 cheapest rollouts of the policy prior over one lookahead of n steps.
 
-    By the cost that a plan is chosen by. `noise` (leads, n, A) is added to the policy's actions.
+    By the cost that a plan is chosen by. `noise` (leads, n, A) is added to the policy's actions,
+    none to those of the first, which with a margin is always among them, in front.
     -> actions (B, K - 1, n, A), states (B, K - 1, n + 1, Z); n model calls.
     """
     model = (problem.model, problem.objective, problem.discount)
     window = repeat(problem.state, len(noise))
     draw = noise.expand(problem.batch, -1, -1, -1)
     cost, actions, states = rollouts.noisy(*model, problem.actions, window, draw)
-    best = finite_or_worst(cost).topk(cfg.restarts - 1, largest=False).indices
+    cost = finite_or_worst(cost)
+    if cfg.margin:
+        cost[:, 0] = -torch.inf
+    best = cost.topk(cfg.restarts - 1, largest=False).indices
     return pick(actions, best), pick(states, best)
 
 

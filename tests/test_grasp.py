@@ -887,6 +887,27 @@ def test_wide_leads_find_what_policy_and_warm_start_miss(
     assert cost[64, 1.0].sum() < cost[4, 1.0].sum(), "more leads find better"
 
 
+def test_a_plan_leaves_the_policy_only_for_more_than_the_margin(
+    latent_task: Problem, plan: Callable[..., Plan]
+) -> None:
+    model = latent_task.model
+    options = {"select": "lookahead", "lookahead": 3, "iterations": 2}
+    warm = shift(plan("grasp", latent_task, **options).warm_start)
+    free, bound = (plan("grasp", latent_task, warm, margin=m, **options) for m in (1e-9, 1e9))
+    z, cost = latent_task.state, []
+    for step in range(3):
+        torch.testing.assert_close(bound.actions[:, step], model.policy(z))
+        z = model.step(z, bound.actions[:, step])
+    for found in (free, bound):
+        arguments = (model, latent_task.objective, latent_task.discount, latent_task.state)
+        cost.append(trajectory_cost(*arguments, found.actions[:, :3])[0].detach())
+        torch.testing.assert_close(found.cost, cost[-1])  # what it costs, without the margin
+    gain = cost[1] - cost[0]
+    assert (gain > 0).all()
+    half = plan("grasp", latent_task, warm, margin=float(gain.median()), **options)
+    torch.testing.assert_close(half.cost, torch.where(gain > gain.median(), *cost))
+
+
 @pytest.mark.parametrize("tail", ["repeat", "zero"])
 def test_other_tails(tail: str, homing: Any, problem_of: Callable[..., Problem]) -> None:
     problem = drifting(problem_of, homing)
@@ -972,6 +993,7 @@ REFUSED = {
     "init_std": [-0.1],
     "leads": [0],
     "lead_std": [-0.1],
+    "margin": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
     "final_lr": [-0.1, 1.1],
     "action_clip": [0.0],
