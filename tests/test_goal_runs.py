@@ -70,6 +70,20 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_data_that_shows_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    older = Path(shutil.copytree(data, tmp_path / "older"))
+    with h5py.File(older / "data" / "main_data.hdf5", "r+") as file:
+        for episode in file.values():
+            seen = episode["observations"][:, 1:]
+            del episode["observations"]
+            episode["observations"] = seen
+    message = train(older, tmp_path / "run").error
+    assert f"data={older} has observations of {seen.shape[1]} numbers" in message
+    assert f"shows {seen.shape[1] + 1}; collect it again" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_minari_finds_what_was_collected(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(data.parent))
     found = minari.load_dataset(data.name)
