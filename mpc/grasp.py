@@ -204,7 +204,7 @@ class Grasp(Planner[GraspConfig]):
         model = (problem.model, problem.objective, problem.discount)
         spread, sync_every = problem.model.latent_spread(), self._sync_every(problem)
         in_parallel = self._chosen_in_parallel(problem, warm_start)
-        path, led, forward = self._start(problem, warm_start, in_parallel, rng)
+        path, forward = self._start(problem, warm_start, in_parallel, rng)
         start, backward, done = path, 0, 0
         calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
@@ -231,7 +231,8 @@ class Grasp(Planner[GraspConfig]):
             problem, path, start, in_parallel, synced
         )
         ranked = cost
-        if cfg.margin and self._looks_ahead(problem) and cfg.restarts > 1:
+        if cfg.margin and self._leads(problem) and self._looks_ahead(problem):
+            led = in_parallel & warm_rows(problem, warm_start)
             ranked = cost.clone()
             ranked[:, cfg.restarts + 1] -= cfg.margin * led  # what the second restart began with
         if problem.executed > 1 and cfg.select_std:
@@ -289,14 +290,18 @@ class Grasp(Planner[GraspConfig]):
         judged = cfg.shaping > 0 and problem.judged
         return cfg.select == "lookahead" or (cfg.select == "auto" and judged)
 
+    def _leads(self, problem: Problem) -> bool:
+        """Whether restarts of warm plans begin with leads of the policy prior."""
+        return self.config.restarts > 1 and problem.model.supports("policy")
+
     def _start(
         self,
         problem: Problem,
         warm_start: WarmStart | None,
         in_parallel: Tensor,
         rng: torch.Generator,
-    ) -> tuple[Path, Tensor, int]:
-        """Where the iterations begin, rows (B,) with leads of the policy, and model calls."""
+    ) -> tuple[Path, int]:
+        """Where the iterations begin, and the model calls that took."""
         cfg, calls = self.config, 0
         # All numbers are drawn at once and always: no row depends on how another one starts.
         shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
@@ -310,7 +315,6 @@ class Grasp(Planner[GraspConfig]):
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
         parallel = in_parallel & warm_rows(problem, warm_start)
-        led = parallel & (problem.model.supports("policy") and cfg.restarts > 1)
         if not parallel.all():
             start = restarts(problem, warm_start, cfg, self._rollouts, noise)
             states, more = initial_states(
@@ -319,11 +323,11 @@ class Grasp(Planner[GraspConfig]):
             actions, calls = start.actions, calls + start.calls + more
         if parallel.any():
             assert warm_start is not None
-            found = None
-            if led.any():
-                found = best_leads(problem, cfg, self._ahead, lead_noise)
+            led = None
+            if self._leads(problem):
+                led = best_leads(problem, cfg, self._ahead, lead_noise)
                 calls += lead_noise.shape[1]
-            lifted = beside(problem, warm_start, cfg, noise, found)
+            lifted = beside(problem, warm_start, cfg, noise, led)
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
             states = lifted[1] if whole else fill(parallel, lifted[1], states)
@@ -335,7 +339,7 @@ class Grasp(Planner[GraspConfig]):
                 remembered(warm_start, known, "action", moments[0]),
                 remembered(warm_start, known, "state", moments[1]),
             )
-        return Path(actions, states, *moments), led, calls
+        return Path(actions, states, *moments), calls
 
     def _synchronise(
         self, problem: Problem, path: Path, rng: torch.Generator

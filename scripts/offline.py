@@ -63,14 +63,14 @@ class OfflineRun:
         self.model = model.to(self.device)
         self.trainer = GoalTrainer(self.model, settings.loss)
         recorded = list(self.dataset.read(settings.env.action_block))
+        self.held_out = recorded[::HELD_OUT]
+        draw_goals(settings.goal, self.held_out, 1, 0)  # finds out now if there are none
         width = recorded[0].episode.obs.shape[1]
         if width != self.spec.newest_dim:
             raise ValueError(
                 f"data={settings.data} has observations of {width} numbers and {self.spec.name} "
                 f"shows {self.spec.newest_dim}; collect it again"
             )
-        self.held_out = recorded[::HELD_OUT]
-        draw_goals(settings.goal, self.held_out, 1, 0)  # finds out now if there are none
         kept = [one.episode for i, one in enumerate(recorded) if i % HELD_OUT]
         length = window_length(self.model, settings.loss)
         self.data = Trajectories(kept, length, settings.seed, self.spec.pictures)
