@@ -28,9 +28,10 @@ def calibrate(
 ) -> Calibration:
     """The largest number of iterations, up to `most`, whose plans take at most `budget` ms.
 
-    `measure` says how many milliseconds a plan takes with given options. A planner for which one
-    iteration is too much tries half as many samples, and so on; if nothing helps, or it does not
-    iterate, it is what it is.
+    `measure` says how many milliseconds a plan takes with given options, the fastest of several:
+    what else runs on a machine only ever adds to them, and not always as much. A planner for which
+    one iteration is too much tries half as many samples, and so on; if nothing helps, or it does
+    not iterate, it is what it is.
     """
     given = asdict(config)
     if "iterations" not in given:

@@ -243,7 +243,7 @@ class Truth(Suite):
         config = self._planner(name, task, {}).config
         try:
             found = calibrate(
-                lambda options: statistics.median(self._times(task, name, options)),
+                lambda options: min(self._times(task, name, options)),
                 budget,
                 config,
             )
@@ -292,12 +292,12 @@ class Truth(Suite):
             "doing nothing. Means over starts with 95 % intervals over starts; random numbers are "
             "shared by all starts. Time is the median of single plans "
             f"(B = 1, {settings.repeats} of them, after one that does not count). Budgets are kept "
-            "by the number of iterations, the largest that fits, laid out for that number; a "
-            "sampling planner for which one iteration is too much gets half of its samples, and "
-            "so on, down to 32. A star: one iteration takes longer than that. The best known costs "
-            f"come from the Riccati equation, or are the least that {len(SEARCHES)} searches of "
-            f"{settings.search} iterations ({', '.join(SEARCHES)}), each improved by as much "
-            "descent, or any measured plan found."
+            "by the number of iterations, the largest whose fastest plan fits, laid out for that "
+            "number; a sampling planner for which one iteration is too much gets half of its "
+            "samples, and so on, down to 32. A star: one iteration takes longer than that. The "
+            "best known costs come from the Riccati equation, or are the least that "
+            f"{len(SEARCHES)} searches of {settings.search} iterations ({', '.join(SEARCHES)}), "
+            "each improved by as much descent, or any measured plan found."
         )
         if self.choice.options:
             protocol += f" Planner options: `{self.choice.options}`."
