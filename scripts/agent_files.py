@@ -25,7 +25,11 @@ from world_models import (
 )
 
 GOAL = "goal"  # kind of a checkpoint that holds a goal-conditioned model
-BEFORE = {"waves": False, "linear": False}  # what models were like before checkpoints said so
+BEFORE = {
+    "waves": False,
+    "linear": False,
+    "shared": False,
+}  # what models were like before checkpoints said so
 
 
 def training_done(meta: Mapping[str, Any]) -> int:

@@ -1,6 +1,8 @@
 """The latent model, its losses and its trainer: against plain implementations and closed forms."""
 
+import copy
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -391,8 +393,7 @@ def test_value_targets_are_the_bellman_equation(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         ahead = trainer.model.encode(obs[2])
         action = trainer.model.policy(ahead, noise)
-        inputs = torch.cat([ahead, action], -1)
-        worth = trainer.model.number(trainer.target(inputs))
+        worth = trainer.model.number(trainer.target(trainer.model.value_inputs(ahead, action)))
     expected = torch.empty(2, 4)
     for b in range(4):
         future = min(float(worth[0, b]), float(worth[1, b]))
@@ -450,6 +451,33 @@ def test_the_other_losses_leave_the_actor_alone(experience: Replay) -> None:
     sizes = gradients_of(noisy_trainer(), experience.sample(16), "model")
     assert sizes.pop("actor") < 1e-7
     assert all(size > 1e-4 for size in sizes.values())
+
+
+def test_values_see_what_predicts_rewards_and_leave_it_as_it_is(experience: Replay) -> None:
+    others = {name: 0.0 for name in ("consistency", "reward", "termination")}
+    trainer = make_trainer(horizon=1, **others)
+    model = trainer.model
+    drawn = experience.sample(16)
+    batch = Batch(drawn.obs[:2], *(part[:1] for part in drawn[1:]))
+    names = ("encoder", "trunk", "head", "values")
+    before = {name: copy.deepcopy(getattr(model, name).state_dict()) for name in names}
+    for _ in range(3):  # a fresh value ensemble gives the encoder no gradient at first
+        trainer.update(batch)
+
+    def changed(name: str) -> bool:
+        now = getattr(model, name).state_dict()
+        return any(not torch.equal(now[key], old) for key, old in before[name].items())
+
+    assert {name for name in names if changed(name)} == {"encoder", "values"}
+    z, a = model.encode(batch.obs[0]), batch.actions[0]
+    q = model.q(z, a)
+    with torch.no_grad():
+        nn.init.normal_(model.trunk.layers[-1].weight)
+    assert not torch.allclose(model.q(z, a), q)
+    plain = LatentModel(2, 1, replace(TINY, shared=False))
+    q = plain.q(z, a)
+    nn.init.normal_(plain.trunk.layers[-1].weight)
+    assert torch.equal(plain.q(z, a), q)
 
 
 def test_the_actor_climbs_the_value() -> None:

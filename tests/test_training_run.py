@@ -56,11 +56,12 @@ def test_training_writes_config_metrics_checkpoints_episodes_and_a_curve(trained
     assert (trained_run / "plots" / "learning_curve.png").read_bytes().startswith(PNG)
 
 
-def test_a_checkpoint_from_before_waves_and_linear_bins_is_read_as_it_was(tmp_path: Path) -> None:
-    model = LatentModel(2, 1, ModelConfig(latent_dim=8, hidden_dim=8, waves=False, linear=False))
+def test_a_checkpoint_from_before_some_options_is_read_as_it_was(tmp_path: Path) -> None:
+    absent = dict.fromkeys(("waves", "linear", "shared"), False)
+    model = LatentModel(2, 1, ModelConfig(latent_dim=8, hidden_dim=8, **absent))
     spec = EnvSpec("gym/Pendulum-v1", 2, 1, 1, 0.05, 200, (-2.0,), (2.0,))
     meta = describe(model, spec, 0.9) | {"frames": 0}
-    for option in ("waves", "linear"):
+    for option in absent:
         del meta["model"][option]
     save_checkpoint(tmp_path / "0", {"model": model.state_dict()}, meta)
     assert load_model(tmp_path / "0", torch.device("cpu")).model.config == model.config

@@ -33,6 +33,7 @@ class ModelConfig:
     simplex: int = 8  # latent numbers per simplex group
     values: int = 2  # members of the value ensemble
     waves: bool = True  # whether the encoder also sees sines and cosines of slow numbers
+    shared: bool = True  # whether values also see the hidden numbers that rewards come from
     bins: int = 51  # of the discrete regression
     linear: bool = True  # whether bins are averaged as the numbers they stand for, not as symlogs
     bin_limit: float = 6.0  # bins cover [-limit, limit] in symlog space: 400 rewards of 1
@@ -86,7 +87,8 @@ class LatentModel(WorldModel):
         self.trunk = MLP(latent + action_dim, hidden, hidden)
         # One output layer: next latent, reward bins, logit of the end of the episode.
         self.head = nn.Linear(hidden, latent + config.bins + 1)
-        self.values = EnsembleMLP(config.values, latent + action_dim, hidden, config.bins)
+        inputs = latent + action_dim + (hidden if config.shared else 0)
+        self.values = EnsembleMLP(config.values, inputs, hidden, config.bins)
         # Logits of the choices, or mean and spread of continuous actions.
         self.actor = MLP(latent, hidden, hidden, action_dim if choices else 2 * action_dim)
         nn.init.trunc_normal_(self.head.weight[:latent], std=0.02)
@@ -112,10 +114,15 @@ class LatentModel(WorldModel):
         """Latent of an observation: (..., O) -> (..., Z)."""
         return simplex(self.encoder(obs), self.config.simplex)
 
+    def hidden(self, z: Tensor, a: Tensor) -> Tensor:
+        """What next latent, reward and termination are read from: (..., hidden_dim)."""
+        return normalised(self.trunk(torch.cat([z, a], -1)))
+
     def heads(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Next latent (..., Z), reward logits (..., bins) and termination logit (...)."""
-        hidden = normalised(self.trunk(torch.cat([z, a], -1)))
-        latent, reward, end = self.head(hidden).split([self.latent_dim, self.config.bins, 1], -1)
+        latent, reward, end = self.head(self.hidden(z, a)).split(
+            [self.latent_dim, self.config.bins, 1], -1
+        )
         return simplex(latent, self.config.simplex), reward, end.squeeze(-1)
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
@@ -129,18 +136,22 @@ class LatentModel(WorldModel):
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """Next latent: (..., Z), (..., A) -> (..., Z)."""
-        hidden = normalised(self.trunk(torch.cat([z, a], -1)))
         size = self.latent_dim
-        out = F.linear(hidden, self.head.weight[:size], self.head.bias[:size])
+        out = F.linear(self.hidden(z, a), self.head.weight[:size], self.head.bias[:size])
         return simplex(out, self.config.simplex)
 
     def reward(self, z: Tensor, a: Tensor) -> Tensor:
         """Predicted reward: (..., Z), (..., A) -> (...)."""
         return self.number(self.heads(z, a)[1])
 
+    def value_inputs(self, z: Tensor, a: Tensor) -> Tensor:
+        """What the value ensemble sees of a state and an action: (..., inputs)."""
+        parts = [z, a, self.hidden(z, a)] if self.config.shared else [z, a]
+        return torch.cat(parts, -1)
+
     def q_logits(self, z: Tensor, a: Tensor) -> Tensor:
         """Logits of the action values: (..., Z), (..., A) -> (values, ..., bins)."""
-        return self.values(torch.cat([z, a], -1))
+        return self.values(self.value_inputs(z, a))
 
     def q(self, z: Tensor, a: Tensor) -> Tensor:
         """Action values of the ensemble: (..., Z), (..., A) -> (values, ...)."""

@@ -191,7 +191,7 @@ class Trainer:
         with torch.no_grad():
             ahead = model.encode(obs[1:])
             last = ahead[-1]
-            greedy = torch.cat([last, model.policy(last, noise[0])], -1)
+            greedy = model.value_inputs(last, model.policy(last, noise[0]))
             future = model.number(self.target(greedy)).amin(0)  # (B,)
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
@@ -209,7 +209,9 @@ class Trainer:
         consistency = ((torch.stack(predicted) - ahead).square().mean((1, 2)) * weight).sum()
         reward_loss = cross_entropy(torch.stack(reward_logits), rewards, *bins)
         reward_loss = (reward_loss.mean(1) * weight).sum()
-        value_loss = cross_entropy(model.q_logits(torch.stack(states), actions), returns, *bins)
+        # Through frozen weights: what values see is there to predict, and they take it as it is.
+        seen = self.frozen.value_inputs(torch.stack(states), actions)
+        value_loss = cross_entropy(model.values(seen), returns, *bins)
         value_loss = (value_loss.mean((0, 2)) * weight).sum()
         end_loss = F.binary_cross_entropy_with_logits(
             torch.stack(ends), terminated, reduction="none"
