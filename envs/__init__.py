@@ -7,7 +7,7 @@ simulator.
 
 from envs.config import EnvConfig, EnvSpec
 from envs.make import make_env, spec_of
-from envs.registry import Suite, env_names
+from envs.registry import Suite, env_names, open_names
 from envs.rendering import RenderingUnavailable, select_gl_backend
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Suite",
     "env_names",
     "make_env",
+    "open_names",
     "select_gl_backend",
     "spec_of",
 ]

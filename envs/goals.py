@@ -185,4 +185,4 @@ def unbounded(size: int) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
-SUITE = Suite(load, lambda: list(TASKS))
+SUITE = Suite(load, lambda: list(TASKS), others="ID (of Gymnasium, with a desired_goal)")

@@ -226,4 +226,4 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     return TimeLimit(MujocoFileEnv(path, module, render), frames)
 
 
-SUITE = Suite(load=load)
+SUITE = Suite(load=load, others="PATH.xml (with PATH.py beside it, or env.task=FILE.py)")

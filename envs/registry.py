@@ -36,6 +36,7 @@ class Suite:
     tasks: Callable[[], list[str]] = list  # names without the prefix; may load the simulator
     canonical: Callable[[str], str] = str  # spells short task names out
     action_repeat: int = 1  # usual env frames per control step
+    others: str = ""  # what stands for tasks that no list holds, such as FILE.xml
 
 
 def suite_points() -> dict[str, EntryPoint]:
@@ -84,6 +85,12 @@ def env_names() -> list[str]:
         for prefix, point in suite_points().items()
         for task in sorted(load_suite(point).tasks())
     ]
+
+
+def open_names() -> list[str]:
+    """Return what stands for the names that `env_names` cannot hold, by suite."""
+    suites = {prefix: load_suite(point) for prefix, point in suite_points().items()}
+    return [f"{prefix}/{suite.others}" for prefix, suite in suites.items() if suite.others]
 
 
 def unknown_environment(name: str) -> ValueError:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from rich.console import Console
 from rich.table import Table
 
-from envs import env_names
+from envs import env_names, open_names
 from mpc import PLANNERS, nearest
 from scripts.options import bundled
 from scripts.terminal import console as make_console
@@ -38,7 +38,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
                 f"  model.option=value with: {sizes}"
             )
     else:
-        names = env_names() if overrides[0] == "envs" else bundled()
+        names = [*env_names(), *open_names()] if overrides[0] == "envs" else bundled()
         console.print("\n".join(names))
     return 0
 

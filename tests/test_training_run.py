@@ -203,7 +203,9 @@ def test_stacked_configs_and_bundled_names(tmp_path: Path) -> None:
 def test_listing_shows_what_the_registries_hold() -> None:
     text = telic("list", "planners").out
     assert all(re.search(rf"\b{name}\b", text) for name in PLANNERS.names())
-    assert {"dmc/cartpole-swingup", "gym/Pendulum-v1"} <= set(telic("list", "envs").out.split())
+    envs = telic("list", "envs").out
+    assert {"dmc/cartpole-swingup", "gym/Pendulum-v1", "mujoco/PATH.xml"} <= set(envs.split())
+    assert "goal/ID (of Gymnasium, with a desired_goal)" in envs
     assert "latent_dim=64" in telic("list", "models").out
 
 
