@@ -72,6 +72,8 @@ class GraspConfig(LiftedConfig):
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
+    select_steps: int = 5  # of the policy prior after a lookahead, when plans are compared by it
+    select_decay: float = 0.7  # lambda of the lambda-return over them
     # Spread of the noise on actions under which rollouts are compared where more than one control
     # step of a plan is executed; 0: none.
     select_std: float = 0.1
@@ -98,8 +100,10 @@ class GraspConfig(LiftedConfig):
         for option in ("noise_every", "sync_steps", "blend", "select_draws"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
         self.require("leads", self.leads >= 1, "at least 1")
+        self.require("select_steps", self.select_steps >= 0, "at least 0")
+        for option in ("noise_until", "select_decay"):
+            self.require(option, 0 <= getattr(self, option) <= 1, "in [0, 1]")
         self.require("lead_std", self.lead_std >= 0, "at least 0")
-        self.require("noise_until", 0 <= self.noise_until <= 1, "in [0, 1]")
 
 
 class Path(NamedTuple):
@@ -187,7 +191,7 @@ class Grasp(Planner[GraspConfig]):
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
         self._rollouts = rollouts_for(config.compiles, config.horizon)
-        self._ahead = rollouts_for(config.compiles, config.lookahead)
+        self._ahead = rollouts_for(config.compiles, config.lookahead + config.select_steps)
         self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
@@ -227,13 +231,12 @@ class Grasp(Planner[GraspConfig]):
             if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
                 break
         synced = sync_every > 0 and done % sync_every == 0
-        actions, states, cost, last_calls = self._candidates(
+        actions, states, cost, ranked, last_calls = self._candidates(
             problem, path, start, in_parallel, synced
         )
-        ranked = cost
         if cfg.margin and self._leads(problem) and self._looks_ahead(problem):
             led = in_parallel & warm_rows(problem, warm_start)
-            ranked = cost.clone()
+            ranked = ranked.clone()
             ranked[:, cfg.restarts + 1] -= cfg.margin * led  # what the second restart began with
         if problem.executed > 1 and cfg.select_std:
             errors = self._errors(problem, rng)  # drawn even if no row needs them now
@@ -272,23 +275,37 @@ class Grasp(Planner[GraspConfig]):
         row = torch.tensor(self.config.select in PARALLEL, device=problem.state.device)
         return row.expand(problem.batch)
 
-    def _parallel_cost(self, problem: Problem, states: Tensor, actions: Tensor) -> Tensor:
-        """Costs (B, C) to choose by, with model calls that are batched over time.
+    def _parallel_costs(
+        self, problem: Problem, states: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Costs (B, C), and those to choose by, with model calls that are batched over time.
 
         Of the whole lifted path, or where values judge what comes later, of the first lookahead,
-        which begins at s_0 and is not made up at all.
+        which begins at s_0 and is not made up at all. Then the policy prior goes on for a few
+        control steps, and the choice is by the lambda-return over them (Sutton and Barto 2018,
+        equation 12.3): the cheapest of many plans by a single value is too often one whose value
+        is wrong, and errors at several states average out.
         """
         cfg = self.config
         model = (problem.model, problem.objective, problem.discount)
-        if self._looks_ahead(problem):
-            window = repeat(problem.state, actions.shape[1])
-            return self._ahead.cost(*model, window, actions[..., : cfg.lookahead, :])[0]
-        return lifted_cost(*model, cfg, problem.state, states, actions)
+        if not self._looks_ahead(problem):
+            cost = lifted_cost(*model, cfg, problem.state, states, actions)
+            return cost, cost
+        window, steps = repeat(problem.state, actions.shape[1]), self._onward(problem)
+        costs = self._ahead.onward(*model, window, actions[..., : cfg.lookahead, :], steps)
+        shares = [(1.0 - cfg.select_decay) * cfg.select_decay**k for k in range(steps)]
+        weights = costs.new_tensor([*shares, cfg.select_decay**steps])
+        return costs[..., 0], (weights * costs).sum(-1)
 
     def _looks_ahead(self, problem: Problem) -> bool:
         cfg = self.config
         judged = cfg.shaping > 0 and problem.judged
         return cfg.select == "lookahead" or (cfg.select == "auto" and judged)
+
+    def _onward(self, problem: Problem) -> int:
+        """Control steps of the policy prior after a lookahead, when plans are compared by it."""
+        onward = self._looks_ahead(problem) and problem.model.supports("policy")
+        return self.config.select_steps if onward else 0
 
     def _leads(self, problem: Problem) -> bool:
         """Whether restarts of warm plans begin with leads of the policy prior."""
@@ -382,13 +399,13 @@ class Grasp(Planner[GraspConfig]):
 
     def _candidates(
         self, problem: Problem, path: Path, start: Path, in_parallel: Tensor, synced: bool
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Actions, virtual states and costs of the plans to choose from, and the model calls.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """What there is to choose from, and the model calls.
 
-        (B, K, ...) each, or 2 K: what the restarts began with takes part, so that no plan is worse
-        than its warm start, or than a lead from which a step went too far. Not so by the lifted
-        cost, which is low for any path whose states are made up well. With a sync at the end the
-        virtual states are the rollout's.
+        Actions, virtual states, costs, and the costs to choose by, (B, K, ...) each, or 2 K: what
+        the restarts began with takes part, so that no plan is worse than its warm start, or than a
+        lead from which a step went too far. Not so by the lifted cost, which is low for any path
+        whose states are made up well. With a sync at the end the virtual states are the rollout's.
         """
         goal, calls, count = problem.objective.goal(), 0, path.states.shape[1]
         actions, states, ahead = path.actions, path.states, self._looks_ahead(problem)
@@ -397,21 +414,23 @@ class Grasp(Planner[GraspConfig]):
             actions = torch.cat([actions, start.actions], 1)
             states = torch.cat([states, start.states], 1)
         executed = problem.actions.execute(actions)
-        cost = executed.new_zeros(executed.shape[:2])
+        cost = ranked = executed.new_zeros(executed.shape[:2])
         if in_parallel.any():
-            cost = self._parallel_cost(problem, states, executed)
-            calls = min(self.config.lookahead, problem.horizon) if ahead else 1
+            cost, ranked = self._parallel_costs(problem, states, executed)
+            calls = 1
+            if ahead:
+                calls = min(self.config.lookahead, problem.horizon) + self._onward(problem)
             if guarded and not ahead:
-                cost[:, count:] = torch.inf
+                ranked[:, count:] = torch.inf
         if not in_parallel.all():
             model = (problem.model, problem.objective, problem.discount)
             window = repeat(problem.state, actions.shape[1])
             true, rolled = self._rollouts.cost(*model, window, executed)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
             feasible = rolled if synced else torch.cat([path.states, rolled[:, count:]], 1)
-            cost = fill(in_parallel, cost, true)
+            cost, ranked = fill(in_parallel, cost, true), fill(in_parallel, ranked, true)
             states = fill(in_parallel, states, feasible)
-        return actions, states, cost, calls
+        return actions, states, cost, ranked, calls
 
     def _errors(self, problem: Problem, rng: torch.Generator) -> Tensor:
         """Noise on actions (draws, H, A), which stands for what the model may get wrong.
@@ -468,7 +487,7 @@ def best_leads(
 ) -> tuple[Tensor, Tensor]:
     """The K - 1 cheapest rollouts of the policy prior over one lookahead of n steps.
 
-    By the cost that a plan is chosen by. `noise` (leads, n, A) is added to the policy's actions,
+    `noise` (leads, n, A) is added to the policy's actions,
     none to those of the first, which with a margin is always among them, in front.
     -> actions (B, K - 1, n, A), states (B, K - 1, n + 1, Z); n model calls.
     """

@@ -49,6 +49,38 @@ def trajectory_cost(
     return follow(model, objective, discount, state, horizon, lambda t, _: actions[..., t, :])
 
 
+def onward_costs(
+    model: WorldModel,
+    objective: Objective,
+    discount: float,
+    state: Tensor,
+    actions: Tensor,
+    steps: int,
+) -> Tensor:
+    """Costs of `actions` and 0, 1, .. `steps` control steps of the policy prior after them.
+
+    state (B, ..., h * Z), actions (B, ..., H, A) -> (B, ..., steps + 1), of which the first is the
+    `trajectory_cost`. H + steps model calls.
+    """
+    horizon = actions.shape[-2]
+    here, weight = newest(model, state), torch.ones_like(actions[..., 0, 0])
+    cost = torch.zeros_like(weight)
+    costs, weights, ends = [], [], []
+    for t in range(horizon + steps):
+        action = actions[..., t, :] if t < horizon else model.policy(here)
+        transition = model.predict(state, action)
+        cost = cost + weight * objective.stage(transition)
+        weight = weight * after(transition, discount)
+        here = transition.next
+        state = push(model, state, here)
+        if t >= horizon - 1:
+            costs.append(cost)
+            weights.append(weight)
+            ends.append(here)
+    terminal = objective.terminal(model, torch.stack(ends, -2))
+    return torch.stack(costs, -1) + torch.stack(weights, -1) * terminal
+
+
 def noisy_policy_cost(
     model: WorldModel,
     objective: Objective,
@@ -147,11 +179,12 @@ class Rollouts(NamedTuple):
 
     cost: Callable[..., tuple[Tensor, Tensor]]  # trajectory_cost
     policy: Callable[..., tuple[Tensor, Tensor]]  # policy_rollout
+    onward: Callable[..., Tensor]  # onward_costs
     noisy: Callable[..., tuple[Tensor, Tensor, Tensor]]  # noisy_policy_cost
     descend: Callable[..., Step]  # descent_step
 
 
-EAGER = Rollouts(trajectory_cost, policy_rollout, noisy_policy_cost, descent_step)
+EAGER = Rollouts(trajectory_cost, policy_rollout, onward_costs, noisy_policy_cost, descent_step)
 LONGEST_COMPILED = 8  # control steps; a longer rollout takes minutes to compile, as it is unrolled
 
 
@@ -162,6 +195,7 @@ def rollouts_for(compile: bool, horizon: int) -> Rollouts:
     return Rollouts(
         compiled(trajectory_cost),
         compiled(policy_rollout),
+        compiled(onward_costs),
         compiled(noisy_policy_cost),
         compiled(descent_step),
     )

@@ -733,18 +733,18 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
 ) -> None:
     """One step for the tail, iterations, the choice by the first lookahead, the defect.
 
-    Only a lookahead is made in sequence, and that is as long whatever the horizon.
+    Only a lookahead and what it is compared by are made in sequence, as long whatever the horizon.
     """
     warm = shift(plan("grasp", latent_task, select="auto").warm_start)
     calls = count_calls(latent_task.model)
     found = plan("grasp", latent_task, warm, select="auto", restarts=4, iterations=3, leads=10)
-    assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 8] + [3 * 5]
-    assert found.diagnostics.forward_calls == 7
+    assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 8] * 6 + [3 * 5]
+    assert found.diagnostics.forward_calls == 12
     calls.rows.clear()
     found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3, leads=10)
     # Leads of the other restarts; the last two lookaheads end with the plan.
     leading = [3 * 10] * 3
-    assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 8] * 3 + [3 * 5]
+    assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 8] * 8 + [3 * 5]
     assert found.diagnostics.backward_calls == 6
     short = len(calls.rows)
     longer = replace(latent_task, horizon=40)
@@ -887,11 +887,35 @@ def test_wide_leads_find_what_policy_and_warm_start_miss(
     assert cost[64, 1.0].sum() < cost[4, 1.0].sum(), "more leads find better"
 
 
+def test_a_single_wrong_value_attracts_no_plan_that_is_compared_further(
+    drift: Any, plan: Callable[..., Plan], problem_of: Callable[..., Problem]
+) -> None:
+    """At 1, where the warm start stays, the value promises 2 too much; the policy goes to 0."""
+
+    class Promising(type(drift())):
+        def reward(self, z: Tensor, a: Tensor) -> Tensor:
+            return -z[..., 0].square()
+
+        def value(self, z: Tensor) -> Tensor:
+            return 2.0 * ((z[..., 0] - 1.0).abs() < 0.3) - z[..., 0].square()
+
+        def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+            return (-z).clamp(-1, 1)
+
+    one = torch.ones(1, 1, dtype=torch.float64)
+    problem = problem_of(Promising(1), one, 2, Reward(), 0.9)
+    stay = WarmStart(torch.zeros(1, 2, 1).double(), torch.ones(1, 3, 1).double())
+    options = {"select": "lookahead", "lookahead": 1, "lead_std": 0.0, "action_lr": 1e-6}
+    for steps, end in ((0, 1.0), (5, 0.0)):
+        found = plan("grasp", problem, stay, select_steps=steps, **options)
+        torch.testing.assert_close(one[0] + found.actions[0, 0], one[0] * end, atol=1e-3, rtol=0)
+
+
 def test_a_plan_leaves_the_policy_only_for_more_than_the_margin(
     latent_task: Problem, plan: Callable[..., Plan]
 ) -> None:
     model = latent_task.model
-    options = {"select": "lookahead", "lookahead": 3, "iterations": 2}
+    options = {"select": "lookahead", "lookahead": 3, "iterations": 2, "select_steps": 0}
     warm = shift(plan("grasp", latent_task, **options).warm_start)
     free, bound = (plan("grasp", latent_task, warm, margin=m, **options) for m in (1e-9, 1e9))
     z, cost = latent_task.state, []
@@ -1010,6 +1034,8 @@ REFUSED = {
     "sync_every": [-1],
     "sync_steps": [0],
     "select": ["cheapest"],
+    "select_steps": [-1],
+    "select_decay": [-0.1, 1.1],
     "select_std": [-0.1],
     "select_draws": [0],
     "blend": [0],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpc import Effort, GoalDistance, Plan, Problem, Reward, Weighted, trajectory_cost
 from mpc.optim import Adam, annealed, clip_norm
-from mpc.rollout import cheapest_of
+from mpc.rollout import cheapest_of, onward_costs
 from world_models import LinearQuadratic, Pendulum, PointMass, double_integrator
 
 
@@ -163,6 +163,34 @@ def test_rollout_cost_is_discounted_and_weighted_by_survival(drift: Callable[...
     torch.testing.assert_close(states, torch.tensor([[[1.0], [2.0], [4.0]]]))
     expected = -(1.0 + 0.9 * 0.8 * 2.0 + 0.9**2 * 0.8 * 0.5 * 400.0)
     torch.testing.assert_close(cost, torch.tensor([expected]))
+
+
+def test_costs_go_on_with_the_policy(drift: Callable[..., Any]) -> None:
+    class Halving(type(drift())):
+        def reward(self, z: Tensor, a: Tensor) -> Tensor:
+            return z[..., 0]
+
+        def value(self, z: Tensor) -> Tensor:
+            return 10.0 + z[..., 0] ** 2
+
+        def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+            return -0.5 * z
+
+        def predict(self, z: Tensor, a: Tensor) -> Any:
+            return super().predict(z, a)._replace(continues=torch.full_like(z[..., 0], 0.8))
+
+    actions, start = torch.tensor([[[7.0]], [[3.0]]]), torch.ones(2, 1)
+    costs = onward_costs(Halving(1), Reward(), 0.9, start, actions, 2)
+    expected = []
+    for z in (8.0, 4.0):  # after the action; then half, then a quarter of it
+        one, two, three = 0.72, 0.72**2, 0.72**3
+        returns = [
+            1.0 + one * (10.0 + z**2),
+            1.0 + one * z + two * (10.0 + (z / 2) ** 2),
+            1.0 + one * z + two * z / 2 + three * (10.0 + (z / 4) ** 2),
+        ]
+        expected.append(returns)
+    torch.testing.assert_close(costs, -torch.tensor(expected))
 
 
 def test_adam_steps_like_torchs() -> None:
