@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import multiprocessing
 import shlex
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.progress import (
@@ -70,7 +72,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         code = suite.prepare(console)
         if code == INTERRUPTED:
             return code
-        measure(cells, store, console)
+        measure(suite, raw, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
         complain("interrupted", kept, "yellow")
@@ -78,7 +80,9 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     finally:
         store.close()
     words = [*(f"--config {shlex.quote(file)}" for file in files), shlex.join(overrides)]
-    report = write(suite, store.rows, out, " ".join(["telic benchmark", *words]))
+    # In the order of the cells, whichever was finished first.
+    rows = [row for cell in cells for row in store.rows if row["cell"] == cell.key]
+    report = write(suite, rows, out, " ".join(["telic benchmark", *words]))
     for target in report.targets:
         console.print(target.line())
     console.print(f"written to {out / suite.name}.md, .json and .png")
@@ -127,9 +131,13 @@ def folder(out: str | None) -> Path:
     return checkout if checkout.is_dir() else checkout.parent
 
 
-def measure(cells: Sequence[Cell], store: CellStore, console: Console) -> None:
-    """Measure the cells that `store` lacks, under a progress bar where there is a terminal."""
-    missing = [cell for cell in cells if not store.has(cell.key)]
+def measure(suite: Suite, raw: Options, store: CellStore, console: Console) -> None:
+    """Measure the cells that `store` lacks, under a progress bar where there is a terminal.
+
+    First those that measure time, one after the other, then the others side by side.
+    """
+    cells = suite.cells()
+    missing = [(i, cell) for i, cell in enumerate(cells) if not store.has(cell.key)]
     if len(missing) < len(cells):
         console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
     columns = (
@@ -141,12 +149,56 @@ def measure(cells: Sequence[Cell], store: CellStore, console: Console) -> None:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
-        for cell in missing:
-            bar.update(task, description=str(cell))
-            store.add(cell.key, cell.measure())
+
+        def keep(cell: Cell, result: dict[str, Any]) -> None:
+            store.add(cell.key, result)
             bar.advance(task)
             if not console.is_terminal:
                 console.print(f"  {len(store.rows)}/{len(cells)} {cell}")
+
+        for _, cell in missing:
+            if cell.timed:
+                bar.update(task, description=str(cell))
+                keep(cell, cell.measure())
+        bar.update(task, description=f"{suite.name}, episodes")
+        work = [(i, store.result(cell.needs)) for i, cell in missing if not cell.timed]
+        for i, result in side_by_side(suite, raw, work):
+            keep(cells[i], result)
+
+
+Work = Sequence[tuple[int, dict[str, Any]]]  # number of a cell, and the result that it needs
+
+
+def side_by_side(suite: Suite, raw: Options, work: Work) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Results of cells as they come, with as many processes as the suite has workers."""
+    workers = min(suite.workers, len(work))
+    if workers < 2:
+        cells = suite.cells()
+        yield from ((i, cells[i].measure(needed)) for i, needed in work)
+        return
+    # Begun anew, not forked: neither threads of torch nor a GPU outlive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _Worker.begin, (raw,)) as pool:
+        yield from pool.imap_unordered(_Worker.measure, work)
+
+
+class _Worker:
+    """What a process that measures cells keeps: they are described by their number."""
+
+    cells: ClassVar[list[Cell]] = []
+
+    @classmethod
+    def begin(cls, raw: Options) -> None:
+        """Make the suite of these options."""
+        # Ctrl-C reaches every process of a terminal; the first one ends the others.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        cls.cells = make_suite(raw).cells()
+
+    @classmethod
+    def measure(cls, item: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        """The number and result of a cell."""
+        number, needed = item
+        return number, cls.cells[number].measure(needed)
 
 
 def write(suite: Suite, rows: list[dict[str, Any]], out: Path, command: str) -> Report:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import gymnasium
 import numpy as np
 from rich.table import Table
 
-from agents import MPCAgent, Protocol, run_episodes
+from agents import EpisodeRecord, MPCAgent, Protocol, run_episodes
 from mpc.checks import require_at_least
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
@@ -119,14 +120,9 @@ def evaluate_planner(
     loaded: LoadedRun, agent: MPCAgent, protocol: Protocol, decisions: int
 ) -> Score:
     """All episodes of the protocol with batched decisions, then single decisions timed."""
-    device = str(loaded.device)
-    envs = [loaded.make_env() for _ in protocol.seeds]
-    try:
-        records = run_episodes(agent, envs, protocol.seeds, protocol.agent_seed, device)
-        seconds, calls = time_decisions(agent, envs[0], protocol, decisions, device)
-    finally:
-        for env in envs:
-            env.close()
+    records = run_protocol(loaded, agent, protocol)
+    with closing(loaded.make_env()) as env:
+        seconds, calls = time_decisions(agent, env, protocol, decisions, str(loaded.device))
     returns = [record.score for record in records]
     return Score(
         planner=agent.planner.name,
@@ -139,6 +135,16 @@ def evaluate_planner(
         late=float(np.mean(np.array(seconds) > loaded.spec.control_period)),
         fallbacks=max(record.fallbacks for record in records),
     )
+
+
+def run_protocol(loaded: LoadedRun, agent: MPCAgent, protocol: Protocol) -> list[EpisodeRecord]:
+    """All episodes of the protocol, side by side with batched decisions."""
+    envs = [loaded.make_env() for _ in protocol.seeds]
+    try:
+        return run_episodes(agent, envs, protocol.seeds, protocol.agent_seed, str(loaded.device))
+    finally:
+        for env in envs:
+            env.close()
 
 
 def planner_options(agent: MPCAgent) -> dict[str, Any]:

@@ -270,23 +270,27 @@ def test_horizon_compares_planners_in_equal_time(trained_run: Path, tmp_path: Pa
         *("decisions=1", "trials=1", "most=2", "planner=grasp,cem,policy", "planner.samples=40"),
         *("planner.elites=4", "planner.policy_samples=4", "env.episode_frames=10"),
     )
-    assert telic("benchmark", *words, f"out={tmp_path / 'a'}").code == 0
+    assert telic("benchmark", *words, "workers=1", f"out={tmp_path / 'a'}").code == 0
     found = results(tmp_path / "a", "horizon")
-    assert len(found["cells"]) == 6 and len(found["targets"]) == 3
-    for row in found["cells"]:
+    assert len(found["targets"]) == 3
+    kinds = [row["cell"]["kind"] for row in found["cells"]]
+    assert kinds == ["calibration"] * 6 + ["return"] * 6, "no episode runs beside a calibration"
+    episodes = found["cells"][6:]
+    for row in episodes:
         result, name = row["result"], row["cell"]["planner"]
         assert len(result["returns"]) == 3 and result["calibration"]["fits"]
         assert result["options"]["horizon"] == row["cell"]["horizon"]
         assert result["options"].get("deadline_ms") is None
         assert result["options"].get("iterations") == (None if name == "policy" else 2)
     # The policy's actions do not depend on how far it is rolled out.
-    near, far = (r["result"]["returns"] for r in found["cells"] if r["cell"]["planner"] == "policy")
+    near, far = (r["result"]["returns"] for r in episodes if r["cell"]["planner"] == "policy")
     assert near == pytest.approx(far, abs=1e-4)
-    # Fixed counts: returns repeat.
-    assert telic("benchmark", *words, f"out={tmp_path / 'b'}").code == 0
+    # Fixed counts: returns repeat, also in processes of their own.
+    assert telic("benchmark", *words, "workers=2", f"out={tmp_path / 'b'}").code == 0
     again = json.loads((tmp_path / "b" / "horizon.json").read_text())
     assert again["hash"] == found["hash"]
-    for one, other in zip(found["cells"], again["cells"], strict=True):
+    for one, other in zip(episodes, again["cells"][6:], strict=True):
+        assert one["cell"] == other["cell"]
         assert one["result"]["returns"] == other["result"]["returns"]
 
 

@@ -168,8 +168,10 @@ class LatentModel(WorldModel):
         """
         if isinstance(self._action_space, CategoricalActions):
             return self._action_space.choose(self.actor(z), noise)
+        if noise is None:
+            return torch.tanh(self.actor(z)[..., : self.action_dim])
         mean, log_std = self.policy_parameters(z)
-        return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
+        return torch.tanh(mean + log_std.exp() * noise)
 
     def policy_parameters(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before the squashing: (..., Z) -> (..., A) each.

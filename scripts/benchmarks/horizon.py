@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,13 @@ from scripts.benchmarks.suite import (
     skipped,
     table,
 )
-from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol, time_decisions
+from scripts.evaluate import (
+    EvaluateSettings,
+    make_protocol,
+    planner_options,
+    run_protocol,
+    time_decisions,
+)
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels, lines_through
@@ -45,13 +53,16 @@ class HorizonSettings(TrainedSettings):
     horizons: list[int] = field(default_factory=lambda: [3, 6, 12, 25, 50])  # control steps
     budgets: list[float] = field(default_factory=lambda: [10.0, 40.0])  # ms of a decision
     episodes: int = 10  # per cell, the same starts for all planners
-    decisions: int = 30  # single decisions timed at the end of a cell
+    decisions: int = 30  # single decisions timed with what fits
+    workers: int | None = None  # processes that run episodes; null: as many as there are cores
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         super().__post_init__()
         self.require_list("horizons", 1)
         require_at_least(self, 1, "episodes", "decisions")
+        if self.workers is not None:
+            require_at_least(self, 1, "workers")
         if not self.budgets or min(self.budgets) <= 0:
             raise ValueError(f"budgets must be above 0 ms, got {self.budgets}")
 
@@ -64,6 +75,7 @@ class Horizon(Suite):
     Settings = HorizonSettings
     GROUPS = CHANGES
     MORE = MORE
+    WITHOUT = ("out", "workers")
     FIXED: ClassVar = {
         "horizon": "horizons=3,12",
         "iterations": "budgets=10,40: as many as fit",
@@ -73,6 +85,11 @@ class Horizon(Suite):
     def __init__(self, settings: HorizonSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
         self.loaded = {run: open_run(run, None, settings.device, changes) for run in settings.runs}
+
+    @property
+    def workers(self) -> int:
+        """Those of the settings, or as many as cores allow."""
+        return self.settings.workers or max(1, (os.cpu_count() or 1) // self.settings.threads)
 
     @classmethod
     def default_planners(cls) -> list[str]:
@@ -92,61 +109,83 @@ class Horizon(Suite):
         }
 
     def cells(self) -> list[Cell]:
-        """Every planner at every horizon and budget on every run."""
-        settings, cells = self.settings, []
+        """Every planner at every horizon and budget on every run: first calibrated, then run."""
+        settings, calibrations, episodes = self.settings, [], []
         for run, loaded in self.loaded.items():
             for budget in settings.budgets:
                 for horizon in settings.horizons:
                     for name in self.choice.names:
                         # Refuses wrong options before the work begins.
                         loaded.make_agent(name, self.choice.options | {"horizon": horizon})
-                        key = {"kind": "return", "run": run, "planner": name}
-                        key |= {"horizon": horizon, "ms": budget}
-                        cells.append(Cell(key, partial(self._measure, run, name, horizon, budget)))
-        return cells
+                        key = {"run": run, "planner": name, "horizon": horizon, "ms": budget}
+                        first = Cell(
+                            {"kind": "calibration", **key},
+                            partial(self._calibrate, run, name, horizon, budget),
+                        )
+                        calibrations.append(first)
+                        then = partial(self._run, run, name)
+                        episodes.append(Cell({"kind": "return", **key}, then, first.key, False))
+        return calibrations + episodes
 
     def _protocol(self, loaded: LoadedRun) -> Protocol:
         settings = self.settings
         same = EvaluateSettings(run="", episodes=settings.episodes, seed=settings.seed)
         return make_protocol(loaded, same)
 
-    def _measure(self, run: str, name: str, horizon: int, budget: float) -> dict[str, Any]:
-        """Calibrate on single decisions, then run the episodes with what fits."""
+    def _calibrate(self, run: str, name: str, horizon: int, budget: float) -> dict[str, Any]:
+        """What fits the budget, by single decisions, and what those take then."""
         settings, loaded = self.settings, self.loaded[run]
         options = self.choice.options | {"horizon": horizon}
-        protocol = self._protocol(loaded)
-        env = loaded.make_env()
-
-        def decision(found: Options) -> float:
-            agent = loaded.make_agent(name, options | found)
-            device = str(loaded.device)
-            seconds, _ = time_decisions(agent, env, protocol, settings.trials, device)
-            return 1000.0 * min(seconds)
-
+        protocol, device = self._protocol(loaded), str(loaded.device)
         config = loaded.make_agent(name, options).planner.config
-        try:
-            found = calibrate(decision, budget, config, settings.most)
-        except ValueError as error:  # such as a planner that needs a goal
-            return {"skipped": str(error)}
-        finally:
-            env.close()
-        agent = loaded.make_agent(name, options | found.options)
-        score = asdict(evaluate_planner(loaded, agent, protocol, settings.decisions))
-        kept = ("options", "returns", "latency_ms", "forward_calls", "backward_calls", "fallbacks")
-        return {"calibration": asdict(found)} | {key: score[key] for key in kept}
+        with closing(loaded.make_env()) as env:
+
+            def decision(found: Options) -> float:
+                agent = loaded.make_agent(name, options | found)
+                seconds, _ = time_decisions(agent, env, protocol, settings.trials, device)
+                return 1000.0 * min(seconds)
+
+            try:
+                found = calibrate(decision, budget, config, settings.most)
+            except ValueError as error:  # such as a planner that needs a goal
+                return {"skipped": str(error)}
+            agent = loaded.make_agent(name, options | found.options)
+            seconds, calls = time_decisions(agent, env, protocol, settings.decisions, device)
+        return {
+            "calibration": asdict(found),
+            "options": planner_options(agent),
+            "latency_ms": [1000.0 * s for s in seconds],
+            "forward_calls": calls[0],
+            "backward_calls": calls[1],
+        }
+
+    def _run(self, run: str, name: str, calibrated: Mapping[str, Any]) -> dict[str, Any]:
+        """The episodes, with what fits."""
+        if "skipped" in calibrated:
+            return dict(calibrated)
+        loaded = self.loaded[run]
+        agent = loaded.make_agent(name, calibrated["options"])
+        records = run_protocol(loaded, agent, self._protocol(loaded))
+        fallbacks = max(record.fallbacks for record in records)
+        return {
+            **calibrated,
+            "returns": [record.score for record in records],
+            "fallbacks": fallbacks,
+        }
 
     def report(self, rows: Rows) -> Report:
         """By run and budget: returns, differences to GRASP, what was calibrated; the targets."""
-        settings = self.settings
+        settings, rows = self.settings, select(rows, kind="return")
         protocol = (
             f"{settings.episodes} episodes from the same starts for every planner, run side by "
             "side: a batch plans exactly as single problems do. For each planner, horizon and "
             "budget the number of iterations is the largest whose fastest single decision "
             f"(B = 1, {settings.trials} along an episode) takes at most that long, up to "
-            f"{settings.most}; schedules are laid out for that number and there is no deadline, "
-            "so returns repeat exactly. A sampling planner for which one iteration is too much "
-            "gets half of its samples, and so on, down to 32. A star: one iteration takes longer "
-            "than the budget; that planner has had more time than the others. Other options are "
+            f"{settings.most}, measured before any episode, with nothing beside it; schedules are "
+            "laid out for that number and there is no deadline, so returns repeat exactly. A "
+            "sampling planner for which one iteration is too much gets half of its samples, and so "
+            "on, down to 32. A star: one iteration takes longer than the budget; that planner has "
+            "had more time than the others. Other options are "
             "those of the training for the planner that trained, else the defaults. Intervals at "
             "95 % over starts of ONE trained model each."
         )

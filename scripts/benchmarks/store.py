@@ -41,6 +41,10 @@ class CellStore:
         """Whether the cell is finished."""
         return any(row["cell"] == key for row in self.rows)
 
+    def result(self, key: dict[str, Any] | None) -> dict[str, Any]:
+        """The result of a finished cell."""
+        return next(row["result"] for row in self.rows if row["cell"] == key)
+
     def add(self, key: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep a finished cell."""
         row: dict[str, Any] = without_nan({"cell": key, "result": result})

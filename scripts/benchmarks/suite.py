@@ -69,7 +69,9 @@ class Cell:
     """One piece of work, kept when it is finished."""
 
     key: dict[str, Any]  # tells it from all others of its suite
-    measure: Callable[[], dict[str, Any]]  # the result, as JSON has it
+    measure: Callable[..., dict[str, Any]]  # the result, as JSON has it
+    needs: dict[str, Any] | None = None  # key of an earlier cell whose result `measure` is given
+    timed: bool = True  # whether it measures time: nothing may run beside it
 
     def __str__(self) -> str:
         """The key in words."""
@@ -112,6 +114,7 @@ class Suite(ABC):
     Settings: ClassVar[type[SuiteSettings]]
     GROUPS: ClassVar[tuple[str, ...]] = ()  # groups of options beside `planner`
     MORE: ClassVar[Sequence[tuple[str, str, str]]] = ()  # how the help shows those
+    WITHOUT: ClassVar[tuple[str, ...]] = ("out",)  # settings that results do not depend on
     FIXED: ClassVar[Mapping[str, str]] = {}  # planner options that the suite sets: what to use
 
     def __init__(self, settings: Any, choice: PlannerChoice, changes: Options) -> None:
@@ -120,6 +123,11 @@ class Suite(ABC):
         for option, instead in self.FIXED.items():
             if option in choice.options:
                 raise UsageError(f"planner.{option} is set by suite={self.name}; use {instead}")
+
+    @property
+    def workers(self) -> int:
+        """Processes that measure what is not timed."""
+        return 1
 
     @classmethod
     @abstractmethod
@@ -149,7 +157,7 @@ class Suite(ABC):
     @cached_property
     def basis(self) -> dict[str, Any]:
         """Everything that results depend on; cells of another basis are never mixed in."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key != "out"}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in self.WITHOUT}
         planners = {"names": self.choice.names, "options": self.choice.options}
         basis = {"settings": settings, "planner": planners, "changes": self.changes}
         return basis | {"machine": machine(), "version": code_version(), "facts": self.facts()}
