@@ -214,7 +214,7 @@ class CategoricalActions(ActionSpace):
         shape = (*actions.shape[:-1], len(self.choices))
         draw = torch.rand(shape, generator=rng, device=actions.device)
         sizes = torch.tensor(self.choices, device=actions.device)
-        replaced = draw.repeat_interleave(sizes, -1) < amount
+        replaced = draw.repeat_interleave(sizes, -1, output_size=self.dim) < amount
         return torch.where(replaced, other, actions)
 
     def distribution(self, mean: Tensor, std: Tensor) -> Categorical:

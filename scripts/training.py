@@ -141,10 +141,11 @@ class TrainingRun:
         with self.stopwatch.measure(WHOLE):
             if not self.learning and self._can_learn():
                 self.learning = True
-                if isinstance(self.model.encoder, PictureEncoder):
-                    self.model.encoder.fit(self.replay.sample(EXAMPLES).obs[0])
-                elif isinstance(self.model.encoder, VectorEncoder):
-                    self.model.encoder.fit(self.replay.sample(EXAMPLES).obs)
+                encoder = self.model.encoder
+                if isinstance(encoder, PictureEncoder):
+                    encoder.fit(self.replay.sample(EXAMPLES).obs[0].to(self.device))
+                elif isinstance(encoder, VectorEncoder):
+                    encoder.fit(self.replay.sample(EXAMPLES).obs.to(self.device))
                 self.model.cover(max(-self.replay.least, self.replay.most))
                 self.learner.submit(self._update, self.settings.train.first_updates).result()
             updates = None

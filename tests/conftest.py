@@ -73,7 +73,8 @@ class Switched(WorldModel):
 
     def __init__(self, model: WorldModel, choices: tuple[int, ...], effects: Tensor) -> None:
         super().__init__()
-        self.model, self.choices, self.effects = model, choices, effects
+        self.model, self.choices = model, choices
+        self.register_buffer("effects", effects)
         self.latent_dim, self.action_dim = model.latent_dim, effects.shape[0]
 
     @property

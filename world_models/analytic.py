@@ -18,12 +18,21 @@ class LinearQuadratic(WorldModel):
     A (Z, Z), B (Z, A), Q (Z, Z), R (A, A), all of one dtype.
     """
 
+    A: Tensor
+    B: Tensor
+    Q: Tensor
+    R: Tensor
+    P: Tensor
+    gain: Tensor
+
     def __init__(self, A: Tensor, B: Tensor, Q: Tensor, R: Tensor) -> None:
         super().__init__()
         self.latent_dim, self.action_dim = B.shape
-        self.A, self.B, self.Q, self.R = A, B, Q, R
-        self.P = self._riccati()
-        self.gain = torch.linalg.solve(R + B.T @ self.P @ B, B.T @ self.P @ A)
+        # Buffers, which follow the model to a device.
+        for name, matrix in {"A": A, "B": B, "Q": Q, "R": R}.items():
+            self.register_buffer(name, matrix)
+        self.register_buffer("P", self._riccati())
+        self.register_buffer("gain", torch.linalg.solve(R + B.T @ self.P @ B, B.T @ self.P @ A))
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
         """A s + B a: (..., Z), (..., A) -> (..., Z)."""
