@@ -6,11 +6,12 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 import torch._functorch.config
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiler() -> str | None:
-    """Path of the C++ compiler that torch.compile would use on a CPU, None if there is none."""
+    """Path of the C++ compiler that torch.compile would use, None if there is none.
+
+    For a GPU it needs a C compiler, which comes with that.
+    """
     named = os.environ.get("CXX")
     return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
 
@@ -27,6 +31,11 @@ def compiler() -> str | None:
 def _warn_of_missing_compiler() -> None:
     """Say it once per process, however many functions would have been compiled."""
     logger.warning("no C++ compiler found (g++ or clang++): running without torch.compile")
+
+
+def _device_type(arguments: Iterable[Any]) -> str:
+    """That of the first tensor among the arguments of a call, "cpu" if there is none."""
+    return next((x.device.type for x in arguments if isinstance(x, Tensor)), "cpu")
 
 
 def compiled(function: F, enabled: bool = True) -> F:
@@ -39,16 +48,20 @@ def compiled(function: F, enabled: bool = True) -> F:
     if compiler() is None:
         _warn_of_missing_compiler()
         return function
-    fast = torch.compile(function, dynamic=False, options={"cpp_wrapper": True})
-    chosen: list[Any] = [fast]
+    chosen: list[Any] = []  # what to call, from the first call on
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not chosen:
+            # Saves much on a CPU. On a GPU such code fails: `backward` runs in a thread without a
+            # CUDA context, and C++ alone makes none.
+            options: dict[str, Any] = {"cpp_wrapper": _device_type(args) == "cpu"}
+            chosen.append(torch.compile(function, dynamic=False, options=options))
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
             # With its gradient, which would else be compiled, and fail, in `backward`.
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return fast(*args, **kwargs)
+                return chosen[0](*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             logger.warning("torch.compile failed, running without it: %s", reason)

@@ -66,6 +66,25 @@ def test_gradients_are_compiled_where_a_failure_can_be_forgiven(
     assert config.force_non_lazy_backward_lowering is False
 
 
+@pytest.mark.parametrize(("device", "in_cpp"), [("cpu", True), ("meta", False)])
+def test_code_that_calls_kernels_is_cpp_on_a_cpu_alone(
+    device: str, in_cpp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call tells the device."""
+    given: list[dict[str, Any]] = []
+
+    def record(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        given.append(options["options"])
+        return function
+
+    monkeypatch.setattr(torch, "compile", record)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+    fast = compiled(lambda scale, x: scale * x)
+    for _ in range(2):
+        fast(2.0, torch.zeros(1, device=device))
+    assert given == [{"cpp_wrapper": in_cpp}]
+
+
 def test_mistakes_in_compiled_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a failing compiler is forgiven, not an error of the function itself."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
