@@ -42,7 +42,8 @@ def self_test(model: LatentModel | GoalModel) -> Tensor:
     device = next(model.parameters()).device
     obs = torch.linspace(-1.0, 1.0, model.obs_dim, device=device)
     action = torch.linspace(-0.5, 0.5, model.action_dim, device=device)
-    with torch.no_grad():
+    # Convolutions of a GPU may else round to ten bits, which no CPU repeats.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         z = model.encode(obs)
         if isinstance(model, GoalModel):
             after = model.step(z.repeat(model.history), action)
