@@ -210,9 +210,10 @@ class MPCAgent:
         plan = self.planner.plan(problem, self._handed(warm), memory.rng)
         finite = plan.actions.isfinite().flatten(1).all(1) & plan.cost.isfinite()
         after = plan.warm_start
+        fallbacks = memory.fallbacks
         if not bool(finite.all()):
             after = self._fall_back(problem, warm, after, finite)
-        fallbacks = memory.fallbacks + int((~finite).sum())
+            fallbacks += int((~finite).sum())
         overruns = memory.overruns + plan.diagnostics.overrun
         return replace(
             memory, warm_start=after, age=0, plan=plan, fallbacks=fallbacks, overruns=overruns
