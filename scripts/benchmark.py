@@ -72,7 +72,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         code = suite.prepare(console)
         if code == INTERRUPTED:
             return code
-        measure(suite, raw, store, console)
+        measure(suite, cells, raw, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
         complain("interrupted", kept, "yellow")
@@ -131,12 +131,13 @@ def folder(out: str | None) -> Path:
     return checkout if checkout.is_dir() else checkout.parent
 
 
-def measure(suite: Suite, raw: Options, store: CellStore, console: Console) -> None:
+def measure(
+    suite: Suite, cells: Sequence[Cell], raw: Options, store: CellStore, console: Console
+) -> None:
     """Measure the cells that `store` lacks, under a progress bar where there is a terminal.
 
     First those that measure time, one after the other, then the others side by side.
     """
-    cells = suite.cells()
     missing = [(i, cell) for i, cell in enumerate(cells) if not store.has(cell.key)]
     if len(missing) < len(cells):
         console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
@@ -162,23 +163,23 @@ def measure(suite: Suite, raw: Options, store: CellStore, console: Console) -> N
                 keep(cell, cell.measure())
         bar.update(task, description=f"{suite.name}, episodes")
         work = [(i, store.result(cell.needs)) for i, cell in missing if not cell.timed]
-        for i, result in side_by_side(suite, raw, work):
+        for i, result in side_by_side(suite.workers, cells, raw, work):
             keep(cells[i], result)
 
 
 Work = Sequence[tuple[int, dict[str, Any]]]  # number of a cell, and the result that it needs
 
 
-def side_by_side(suite: Suite, raw: Options, work: Work) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Results of cells as they come, with as many processes as the suite has workers."""
-    workers = min(suite.workers, len(work))
-    if workers < 2:
-        cells = suite.cells()
+def side_by_side(
+    workers: int, cells: Sequence[Cell], raw: Options, work: Work
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Results of cells as they come, with so many processes at most."""
+    if min(workers, len(work)) < 2:
         yield from ((i, cells[i].measure(needed)) for i, needed in work)
         return
     # Begun anew, not forked: neither threads of torch nor a GPU outlive a fork.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _Worker.begin, (raw,)) as pool:
+    with context.Pool(min(workers, len(work)), _Worker.begin, (raw,)) as pool:
         yield from pool.imap_unordered(_Worker.measure, work)
 
 

@@ -17,7 +17,7 @@ from test_plots import assert_picture
 from mpc import PLANNERS, PlannerConfig, Problem
 from scripts.benchmark import make_suite
 from scripts.benchmarks import latency, truth
-from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.calibration import Yardstick, calibrate
 from scripts.benchmarks.dmc import final_interval, targets_at
 from scripts.benchmarks.horizon import Horizon, horizon_targets
 from scripts.benchmarks.store import CellStore
@@ -201,6 +201,25 @@ def test_calibration_halves_samples_only_where_one_iteration_is_too_much() -> No
     found = calibrate(clock, 7.0, CEM)
     assert found.options["samples"] == 32 and not found.fits and found.milliseconds == 32.0
     assert [options.get("samples") for options in clock.asked] == [None, 64, 32]
+
+
+def test_a_time_counts_that_was_taken_at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine that others use: its speed changes from one look at it to the next."""
+    slowness = iter([1.0, 1.1, *[2.0] * 4, 1.0, 3.0, 1.05, 1.1, *[1.0] * 9])
+    now = [1.0]
+
+    def work() -> float:
+        now[0] = next(slowness)
+        return now[0]
+
+    stick = Yardstick(work, looks=2)
+    # After the slow looks twice at full speed before; the first time not so afterwards.
+    taken = [7.0, 5.0]
+    assert stick.measure(lambda: taken.pop(0)) == 5.0 and not taken
+    # A machine that stays slow is waited for no longer than that.
+    monkeypatch.setattr(Yardstick, "PATIENCE", 0.0)
+    slow = Yardstick(iter([1.0, *[2.0] * 9]).__next__, looks=1)
+    assert slow.measure(lambda: 9.0) == 9.0
 
 
 def test_calibration_of_what_cannot_do_less() -> None:

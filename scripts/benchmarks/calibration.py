@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from mpc import PlannerConfig
 from scripts.options import Options
@@ -12,6 +17,52 @@ from scripts.usage import UsageError
 
 FEWEST_SAMPLES = 32
 SHRINKING = {"samples": FEWEST_SAMPLES, "elites": 2, "policy_samples": 0}  # option -> least
+
+
+class Yardstick:
+    """A piece of work that always is the same, to see whether a machine is slowed down.
+
+    Processors that others use too change their speed by half or more for seconds at a time.
+    """
+
+    SLOWER = 1.15  # than the fastest so far: slowed down
+    PATIENCE = 20.0  # seconds to wait for a measurement at full speed
+
+    def __init__(self, work: Callable[[], float], looks: int = 200) -> None:
+        """`work` does it and says how long it took; `looks`: times to find out how long at best."""
+        self._work = work
+        self._least = min(work() for _ in range(looks))
+
+    def full_speed(self) -> bool:
+        """Whether the machine is as fast as it has been."""
+        taken = self._work()
+        self._least = min(self._least, taken)
+        return taken <= self.SLOWER * self._least
+
+    def measure(self, measure: Callable[[], float]) -> float:
+        """A time that the machine was at full speed before and after, or the least in PATIENCE."""
+        least, end = math.inf, time.monotonic() + self.PATIENCE
+        while True:
+            steady = self.full_speed()
+            if steady or time.monotonic() > end:
+                least = min(least, measure())
+                if (steady and self.full_speed()) or time.monotonic() > end:
+                    return least
+
+
+def _products() -> float:
+    """Seconds of some matrix products of the size that planners make."""
+    x = torch.ones(128, 128)
+    started = time.perf_counter()
+    for _ in range(40):
+        torch.nn.functional.silu(x @ x)
+    return time.perf_counter() - started
+
+
+@functools.cache
+def yardstick() -> Yardstick:
+    """That of this machine."""
+    return Yardstick(_products)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from omegaconf import MISSING
 from agents import GoalProtocol, Memory, MPCAgent, run_goal_episodes
 from mpc import Planner, trajectory_cost
 from mpc.checks import require_at_least
-from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.calibration import calibrate, yardstick
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -188,7 +188,7 @@ class Goals(Suite):
             return self._decisions(loaded, planner, starts[0], cold)
 
         def decision(found: Options) -> float:
-            return min(decisions(found))
+            return yardstick().measure(lambda: min(decisions(found)))
 
         try:
             found = calibrate(

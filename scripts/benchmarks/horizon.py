@@ -14,7 +14,7 @@ import numpy as np
 
 from agents import Protocol
 from mpc.checks import require_at_least
-from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.calibration import calibrate, yardstick
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -112,11 +112,11 @@ class Horizon(Suite):
         """Every planner at every horizon and budget on every run: first calibrated, then run."""
         settings, calibrations, episodes = self.settings, [], []
         for run, loaded in self.loaded.items():
+            for name in self.choice.names:  # refuses wrong options before the work begins
+                loaded.make_agent(name, self.choice.options | {"horizon": min(settings.horizons)})
             for budget in settings.budgets:
                 for horizon in settings.horizons:
                     for name in self.choice.names:
-                        # Refuses wrong options before the work begins.
-                        loaded.make_agent(name, self.choice.options | {"horizon": horizon})
                         key = {"run": run, "planner": name, "horizon": horizon, "ms": budget}
                         first = Cell(
                             {"kind": "calibration", **key},
@@ -142,8 +142,12 @@ class Horizon(Suite):
 
             def decision(found: Options) -> float:
                 agent = loaded.make_agent(name, options | found)
-                seconds, _ = time_decisions(agent, env, protocol, settings.trials, device)
-                return 1000.0 * min(seconds)
+
+                def fastest() -> float:
+                    seconds, _ = time_decisions(agent, env, protocol, settings.trials, device)
+                    return 1000.0 * min(seconds)
+
+                return yardstick().measure(fastest)
 
             try:
                 found = calibrate(decision, budget, config, settings.most)
@@ -181,11 +185,12 @@ class Horizon(Suite):
             "side: a batch plans exactly as single problems do. For each planner, horizon and "
             "budget the number of iterations is the largest whose fastest single decision "
             f"(B = 1, {settings.trials} along an episode) takes at most that long, up to "
-            f"{settings.most}, measured before any episode, with nothing beside it; schedules are "
-            "laid out for that number and there is no deadline, so returns repeat exactly. A "
-            "sampling planner for which one iteration is too much gets half of its samples, and so "
-            "on, down to 32. A star: one iteration takes longer than the budget; that planner has "
-            "had more time than the others. Other options are "
+            f"{settings.most}, measured before any episode, with nothing beside it and while a "
+            "yardstick says that the machine is at full speed; schedules are laid out for that "
+            "number and there is no deadline, so returns repeat exactly. A sampling planner for "
+            "which one iteration is too much gets half of its samples, and so on, down to 32. A "
+            "star: one iteration takes longer than the budget; that planner has had more time than "
+            "the others. Other options are "
             "those of the training for the planner that trained, else the defaults. Intervals at "
             "95 % over starts of ONE trained model each."
         )

@@ -29,7 +29,7 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.checks import require_at_least, require_positive
-from scripts.benchmarks.calibration import calibrate
+from scripts.benchmarks.calibration import calibrate, yardstick
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -243,7 +243,7 @@ class Truth(Suite):
         config = self._planner(name, task, {}).config
         try:
             found = calibrate(
-                lambda options: min(self._times(task, name, options)),
+                lambda options: yardstick().measure(lambda: min(self._times(task, name, options))),
                 budget,
                 config,
             )
