@@ -191,7 +191,7 @@ def test_calibration_ends_at_the_most() -> None:
     assert calibrate(Machine(1.0, 1e-6), 40.0, GRADIENT, most=1).options == {"iterations": 1}
 
 
-def test_calibration_halves_samples_only_where_one_iteration_is_too_much() -> None:
+def test_calibration_halves_samples_or_restarts_only_where_one_iteration_is_too_much() -> None:
     found = calibrate(Machine(0.0, 0.0, 0.1), 13.0, CEM)
     assert found.options == {"iterations": 1}
     found = calibrate(Machine(0.0, 0.0, 0.1), 7.0, CEM)
@@ -201,6 +201,9 @@ def test_calibration_halves_samples_only_where_one_iteration_is_too_much() -> No
     found = calibrate(clock, 7.0, CEM)
     assert found.options["samples"] == 32 and not found.fits and found.milliseconds == 32.0
     assert [options.get("samples") for options in clock.asked] == [None, 64, 32]
+    clock = Machine(1.0, 8.0)
+    assert not calibrate(clock, 5.0, GRADIENT).fits
+    assert clock.asked == [{"iterations": 1}, {"iterations": 1, "restarts": 2}]
 
 
 def test_a_time_counts_that_was_taken_at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +226,6 @@ def test_a_time_counts_that_was_taken_at_full_speed(monkeypatch: pytest.MonkeyPa
 
 
 def test_calibration_of_what_cannot_do_less() -> None:
-    assert not calibrate(Machine(1.0, 8.0), 5.0, GRADIENT).fits
     found = calibrate(Machine(9.0, 1.0), 5.0, PlannerConfig())
     assert found.options == {} and found.milliseconds == 9.0 and not found.fits
 

@@ -25,7 +25,7 @@ def simplex(x: Tensor, size: int) -> Tensor:
 
 def normalised(x: Tensor) -> Tensor:
     """SiLU of the layer norm without learned scale, over the last axis."""
-    return F.silu(F.layer_norm(x, x.shape[-1:]))
+    return F.silu(torch.layer_norm(x, x.shape[-1:]))
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -15,8 +15,8 @@ from mpc import PlannerConfig
 from scripts.options import Options
 from scripts.usage import UsageError
 
-FEWEST_SAMPLES = 32
-SHRINKING = {"samples": FEWEST_SAMPLES, "elites": 2, "policy_samples": 0}  # option -> least
+SHRINKING = {"samples": 32, "elites": 2, "policy_samples": 0, "restarts": 2}  # option -> least
+SIZES = ("samples", "restarts")  # how many sequences a planner works on, whichever it has
 
 
 class Yardstick:
@@ -89,12 +89,12 @@ def calibrate(
         return _with({}, measure, budget)
     best = _with({"iterations": 1}, measure, budget)
     while not best.fits:
-        fewer = _fewer_samples(given | best.options)
-        if fewer is None:
+        smaller = _smaller(given | best.options)
+        if smaller is None:
             return best
         try:
-            best = _with(best.options | fewer, measure, budget)
-        except UsageError:  # the planner has an option that needs more samples
+            best = _with(best.options | smaller, measure, budget)
+        except UsageError:  # the planner has an option that needs more of them
             return best
     too_many = most + 1
     while best.options["iterations"] < too_many - 1:
@@ -114,9 +114,9 @@ def _with(options: Options, measure: Callable[[Options], float], budget: float) 
     return Calibration(options, milliseconds, milliseconds <= budget)
 
 
-def _fewer_samples(given: Mapping[str, Any]) -> Options | None:
-    """Half of the samples, down to the fewest; None for a planner that cannot do with fewer."""
-    if given.get("samples", 0) <= FEWEST_SAMPLES:
+def _smaller(given: Mapping[str, Any]) -> Options | None:
+    """Half of the samples or restarts, down to the least; None for one that cannot do with less."""
+    if all(given.get(size, 0) <= SHRINKING[size] for size in SIZES):
         return None
     return {
         option: min(given[option], max(given[option] // 2, least))

@@ -14,7 +14,7 @@ import numpy as np
 
 from agents import Protocol
 from mpc.checks import require_at_least
-from scripts.benchmarks.calibration import calibrate, yardstick
+from scripts.benchmarks.calibration import SIZES, calibrate, yardstick
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -187,10 +187,10 @@ class Horizon(Suite):
             f"(B = 1, {settings.trials} along an episode) takes at most that long, up to "
             f"{settings.most}, measured before any episode, with nothing beside it and while a "
             "yardstick says that the machine is at full speed; schedules are laid out for that "
-            "number and there is no deadline, so returns repeat exactly. A sampling planner for "
-            "which one iteration is too much gets half of its samples, and so on, down to 32. A "
-            "star: one iteration takes longer than the budget; that planner has had more time than "
-            "the others. Other options are "
+            "number and there is no deadline, so returns repeat exactly. A planner for which one "
+            "iteration is too much gets half of its samples or restarts, and so on, down to 32 and "
+            "2. A star: one iteration takes longer than the budget; that planner has had more time "
+            "than the others. Other options are "
             "those of the training for the planner that trained, else the defaults. Intervals at "
             "95 % over starts of ONE trained model each."
         )
@@ -341,5 +341,5 @@ def _size(result: Mapping[str, Any]) -> str:
     options, ms = result["calibration"]["options"], result["latency_ms"]
     calls = f"{result['forward_calls']} ({result['backward_calls']}) calls"
     made = [f"{options['iterations']} it."] if "iterations" in options else []
-    made += [f"{options['samples']} samples"] if "samples" in options else []
+    made += [f"{options[size]} {size}" for size in SIZES if size in options]
     return ", ".join([*made, calls, f"{np.median(ms):.1f} ({np.quantile(ms, 0.95):.1f})"])

@@ -29,7 +29,7 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.checks import require_at_least, require_positive
-from scripts.benchmarks.calibration import calibrate, yardstick
+from scripts.benchmarks.calibration import SIZES, calibrate, yardstick
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -293,8 +293,9 @@ class Truth(Suite):
             "shared by all starts. Time is the median of single plans "
             f"(B = 1, {settings.repeats} of them, after one that does not count). Budgets are kept "
             "by the number of iterations, the largest whose fastest plan fits, laid out for that "
-            "number; a sampling planner for which one iteration is too much gets half of its "
-            "samples, and so on, down to 32. A star: one iteration takes longer than that. The "
+            "number; a planner for which one iteration is too much gets half of its samples or "
+            "restarts, and so on, down to 32 and 2. A star: one iteration takes longer than that. "
+            "The "
             "best known costs come from the Riccati equation, or are the least that "
             f"{len(SEARCHES)} searches of {settings.search} iterations ({', '.join(SEARCHES)}), "
             "each improved by as much descent, or any measured plan found."
@@ -403,7 +404,7 @@ def _in_time(result: Mapping[str, Any], known: Sequence[float], idle: Sequence[f
         return "–"
     options = result["options"]
     made = f", {options['iterations']} it." if "iterations" in options else ""
-    made += f" of {options['samples']}" if "samples" in options else ""
+    made += "".join(f" of {options[size]}" for size in SIZES if size in options)
     return f"{span(gap, '.3g')}{made}{'' if result['fits'] else ' *'}"
 
 
