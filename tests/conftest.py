@@ -22,6 +22,7 @@ from mpc import (
     WorldModel,
     make_planner,
 )
+from scripts.benchmarks.calibration import Yardstick
 from world_models import LatentModel, ModelConfig, double_integrator
 
 # Jobs in the background of a shell ignore Ctrl-C, and so would the commands that tests interrupt.
@@ -36,6 +37,13 @@ class Generators:
 
     def __call__(self, seed: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks take times as they come: tests do not look at them, and share their machine."""
+    monkeypatch.setattr(Yardstick, "PATIENCE", 0.0)
+    monkeypatch.setattr(Yardstick, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -215,13 +215,15 @@ def test_a_time_counts_that_was_taken_at_full_speed(monkeypatch: pytest.MonkeyPa
         now[0] = next(slowness)
         return now[0]
 
-    stick = Yardstick(work, looks=2)
+    monkeypatch.setattr(Yardstick, "PATIENCE", 20.0)
+    monkeypatch.setattr(Yardstick, "LOOKS", 2)
+    stick = Yardstick(work)
     # After the slow looks twice at full speed before; the first time not so afterwards.
     taken = [7.0, 5.0]
     assert stick.measure(lambda: taken.pop(0)) == 5.0 and not taken
     # A machine that stays slow is waited for no longer than that.
     monkeypatch.setattr(Yardstick, "PATIENCE", 0.0)
-    slow = Yardstick(iter([1.0, *[2.0] * 9]).__next__, looks=1)
+    slow = Yardstick(iter([1.0, *[2.0] * 9]).__next__)
     assert slow.measure(lambda: 9.0) == 9.0
 
 

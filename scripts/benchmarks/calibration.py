@@ -27,11 +27,14 @@ class Yardstick:
 
     SLOWER = 1.15  # than the fastest so far: slowed down
     PATIENCE = 20.0  # seconds to wait for a measurement at full speed
+    LOOKS, PAUSE = 100, 0.1  # how often, every so many seconds, it is tried what full speed is
 
-    def __init__(self, work: Callable[[], float], looks: int = 200) -> None:
-        """`work` does it and says how long it took; `looks`: times to find out how long at best."""
-        self._work = work
-        self._least = min(work() for _ in range(looks))
+    def __init__(self, work: Callable[[], float]) -> None:
+        """`work` does it and says how long it took."""
+        self._work, self._least = work, math.inf
+        for _ in range(self.LOOKS):
+            self._least = min(self._least, work())
+            time.sleep(self.PAUSE)
 
     def full_speed(self) -> bool:
         """Whether the machine is as fast as it has been."""
