@@ -25,7 +25,7 @@ class Yardstick:
     Processors that others use too change their speed by half or more for seconds at a time.
     """
 
-    SLOWER = 1.15  # than the fastest so far: slowed down
+    SLOWER = 1.3  # than the fastest so far: slowed down
     PATIENCE = 20.0  # seconds to wait for a measurement at full speed
     LOOKS, PAUSE = 100, 0.1  # how often, every so many seconds, it is tried what full speed is
 
