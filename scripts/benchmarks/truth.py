@@ -404,7 +404,7 @@ def _in_time(result: Mapping[str, Any], known: Sequence[float], idle: Sequence[f
         return "–"
     options = result["options"]
     made = f", {options['iterations']} it." if "iterations" in options else ""
-    made += "".join(f" of {options[size]}" for size in SIZES if size in options)
+    made += "".join(f" of {options[size]} {size}" for size in SIZES if size in options)
     return f"{span(gap, '.3g')}{made}{'' if result['fits'] else ' *'}"
 
 
