@@ -25,7 +25,7 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.descent import rate_at, restarts
+from mpc.descent import Start, rate_at, restarts
 from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
@@ -55,7 +55,9 @@ class GraspConfig(LiftedConfig):
     restarts: int = 3  # paths that are improved side by side; the best is the plan
     lookahead: int = 3  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
-    leads: int = 32  # rollouts of a lookahead, tried for the restarts of a warm plan to begin with
+    # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
+    # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.
+    leads: int = 32
     lead_std: float = 1.0  # spread of the widest of them around the policy prior
     margin: float = 0.0  # cost by which a warm plan must beat the policy's own lead to be taken
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
@@ -99,8 +101,8 @@ class GraspConfig(LiftedConfig):
             self.require(option, getattr(self, option) > 0, "above 0")
         for option in ("noise_every", "sync_steps", "blend", "select_draws"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
-        self.require("leads", self.leads >= 1, "at least 1")
-        self.require("select_steps", self.select_steps >= 0, "at least 0")
+        for option in ("leads", "select_steps"):
+            self.require(option, getattr(self, option) >= 0, "at least 0")
         for option in ("noise_until", "select_decay"):
             self.require(option, 0 <= getattr(self, option) <= 1, "in [0, 1]")
         self.require("lead_std", self.lead_std >= 0, "at least 0")
@@ -308,8 +310,9 @@ class Grasp(Planner[GraspConfig]):
         return self.config.select_steps if onward else 0
 
     def _leads(self, problem: Problem) -> bool:
-        """Whether restarts of warm plans begin with leads of the policy prior."""
-        return self.config.restarts > 1 and problem.model.supports("policy")
+        """Whether restarts begin with leads of the policy prior."""
+        cfg = self.config
+        return cfg.leads > 0 and cfg.restarts > 1 and problem.model.supports("policy")
 
     def _start(
         self,
@@ -323,17 +326,20 @@ class Grasp(Planner[GraspConfig]):
         # All numbers are drawn at once and always: no row depends on how another one starts.
         shape = (cfg.restarts - 1, problem.horizon, problem.actions.dim)
         noise = problem.normal(shape, rng)
-        leads = max(cfg.leads, cfg.restarts - 1)
-        shape = (leads, min(cfg.lookahead, problem.horizon), problem.actions.dim)
+        leads = max(cfg.leads, cfg.restarts)
         # From the mode of the policy to wide, so that no width need be right for all tasks.
         widths = torch.linspace(0.0, cfg.lead_std, leads).to(noise)
+        shape = (leads, problem.horizon, problem.actions.dim)
         lead_noise = widths[:, None, None] * problem.normal(shape, rng)
         draw = draw_for(problem, cfg.states_init, cfg.restarts, rng)
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
         parallel = in_parallel & warm_rows(problem, warm_start)
         if not parallel.all():
-            start = restarts(problem, warm_start, cfg, self._rollouts, noise)
+            if self._leads(problem):
+                start = led_restarts(problem, warm_start, cfg, self._rollouts, lead_noise)
+            else:
+                start = restarts(problem, warm_start, cfg, self._rollouts, noise)
             states, more = initial_states(
                 problem, warm_start, start, cfg.states_init, self._rollouts, draw
             )
@@ -342,8 +348,10 @@ class Grasp(Planner[GraspConfig]):
             assert warm_start is not None
             led = None
             if self._leads(problem):
-                led = best_leads(problem, cfg, self._ahead, lead_noise)
-                calls += lead_noise.shape[1]
+                steps = min(cfg.lookahead, problem.horizon)
+                lead_noise = lead_noise[:, :steps]
+                led = best_leads(problem, cfg, self._ahead, lead_noise, cfg.restarts - 1)
+                calls += steps
             lifted = beside(problem, warm_start, cfg, noise, led)
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
@@ -483,13 +491,13 @@ def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
 
 
 def best_leads(
-    problem: Problem, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor
+    problem: Problem, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The K - 1 cheapest rollouts of the policy prior over one lookahead of n steps.
+    """The cheapest rollouts of the policy prior over n control steps, in order.
 
     `noise` (leads, n, A) is added to the policy's actions,
     none to those of the first, which with a margin is always among them, in front.
-    -> actions (B, K - 1, n, A), states (B, K - 1, n + 1, Z); n model calls.
+    -> actions (B, count, n, A), states (B, count, n + 1, Z); n model calls.
     """
     model = (problem.model, problem.objective, problem.discount)
     window = repeat(problem.state, len(noise))
@@ -498,8 +506,28 @@ def best_leads(
     cost = finite_or_worst(cost)
     if cfg.margin:
         cost[:, 0] = -torch.inf
-    best = cost.topk(cfg.restarts - 1, largest=False).indices
+    best = cost.topk(count, largest=False).indices
     return pick(actions, best), pick(states, best)
+
+
+def led_restarts(
+    problem: Problem,
+    warm_start: WarmStart | None,
+    cfg: GraspConfig,
+    rollouts: Rollouts,
+    noise: Tensor,
+) -> Start:
+    """The K cheapest leads over the whole horizon, of which a warm start replaces the last.
+
+    It is the first restart then. `noise` (leads, H, A) as in `best_leads`.
+    """
+    actions, states = best_leads(problem, cfg, rollouts, noise, cfg.restarts)
+    if warm_start is not None:
+        known = known_rows(warm_start, problem.batch, problem.state.device)
+        warm = torch.cat([warm_start.actions.unsqueeze(1), actions[:, :-1]], 1)
+        actions = fill(known, problem.actions.project(warm), actions)
+        states = fill(known, torch.cat([states[:, :1], states[:, :-1]], 1), states)
+    return Start(actions, states[..., :-1, :], problem.horizon)
 
 
 def beside(

@@ -14,6 +14,9 @@ class LatCoConfig(GraspConfig):
 
     iterations: int = 20  # steps on states and actions
     action_lr: float = 0.1  # of Adam on the actions
+    # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
+    # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.
+    leads: int = 0
     stop_gradient: bool = False  # no gradient into the virtual states that enter the model
     shaping: float = 0.0  # weight of the cost of a short lookahead from every virtual state
     lookahead: int = 1  # control steps of it, one model call each

@@ -27,7 +27,7 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.descent import Start
-from mpc.grasp import GraspConfig, beside, best_leads
+from mpc.grasp import GraspConfig, beside, best_leads, led_restarts
 from mpc.lifting import DISTANCES, Lifted, LiftedConfig, distance, lifted_cost, lifted_loss
 from mpc.rollout import EAGER, repeat
 from mpc.virtual_states import (
@@ -755,7 +755,7 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
     plan("grasp", latent_task, None, select="auto", restarts=4, iterations=3)
-    assert calls.rows == [3 * 4] * 4 + [3 * 4 * 5] * 3 + [3 * 8] * 5 + [3 * 5]
+    assert calls.rows == [3 * 32] * 5 + [3 * 4 * 5] * 3 + [3 * 8] * 5 + [3 * 5]
     calls.rows.clear()
     plan("grasp", latent_task, warm, select="auto", iterations=2, restarts=1, sync_every=2)
     assert calls.rows == [3] + [3 * 5] * 2 + [3] * 5 + [3 * 2] * 5 + [3 * 5]
@@ -808,7 +808,7 @@ def test_plans_executed_without_looking_are_chosen_by_what_they_cost_when_action
     away = torch.zeros(3, 8, 2).double()
     away[..., 0] = 0.5
     options = {"restarts": 2, "init_std": 0.0, "iterations": 1, "noise": 0.0, "action_lr": 1e-9}
-    options |= {"select": "rollout"}
+    options |= {"select": "rollout", "lead_std": 0.0}
 
     def end(executed: int, **changed: Any) -> Plan:
         blind = replace(problem, executed=executed)
@@ -856,7 +856,7 @@ def test_leads_are_the_cheapest_policy_rollouts(
     noise = torch.randn(6, 3, 2, generator=rng, dtype=torch.float64)
     noise[4] = 0.0
     cfg = GraspConfig(restarts=3, leads=6)
-    actions, states = best_leads(problem, cfg, EAGER, noise)
+    actions, states = best_leads(problem, cfg, EAGER, noise, 2)
     tried = []
     for draw in noise:
         z, taken = problem.state, []
@@ -873,18 +873,51 @@ def test_leads_are_the_cheapest_policy_rollouts(
         torch.testing.assert_close(states[row], rolled[row, best])
 
 
+@pytest.mark.parametrize("select", ["lookahead", "rollout"])
+@pytest.mark.parametrize("cold", [False, True])
 def test_wide_leads_find_what_policy_and_warm_start_miss(
-    latent_task: Problem, plan: Callable[..., Plan]
+    select: str, cold: bool, latent_task: Problem, plan: Callable[..., Plan]
 ) -> None:
     """With steps too short to matter, the plan is as good as the best lead."""
-    options = {"select": "lookahead", "lookahead": 3, "iterations": 1, "action_lr": 1e-6}
-    warm = shift(plan("grasp", latent_task, **options).warm_start)
+    options = {"select": select, "lookahead": 3, "iterations": 1, "action_lr": 1e-6}
+    warm = None if cold else shift(plan("grasp", latent_task, **options).warm_start)
     cost = {
         (leads, std): plan("grasp", latent_task, warm, leads=leads, lead_std=std, **options).cost
         for leads, std in ((64, 0.0), (4, 1.0), (64, 1.0))
     }
     assert (cost[64, 1.0] < cost[64, 0.0]).all(), "noise finds better than the mode alone"
     assert cost[64, 1.0].sum() < cost[4, 1.0].sum(), "more leads find better"
+
+
+def test_leads_over_the_horizon_make_room_for_a_warm_start(
+    latent_task: Problem, plan: Callable[..., Plan]
+) -> None:
+    noise = torch.randn(6, 5, 1, generator=torch.Generator().manual_seed(0))
+    cfg = GraspConfig(restarts=3)
+    best, states = best_leads(latent_task, cfg, EAGER, noise, 3)
+    cold = led_restarts(latent_task, None, cfg, EAGER, noise)
+    assert torch.equal(cold.actions, best)
+    assert torch.equal(cold.states, states[..., :-1, :])
+    known = torch.tensor([True, False, True])
+    before = replace(plan("grasp", latent_task).warm_start, known=known)
+    warm = led_restarts(latent_task, before, cfg, EAGER, noise)
+    assert torch.equal(warm.actions[known, 0], before.actions[known])
+    assert torch.equal(warm.actions[known, 1:], best[known, :2])
+    assert torch.equal(warm.states[known, 1:], states[known, :2, :-1])
+    assert torch.equal(warm.actions[1], best[1])
+
+
+def test_without_leads_restarts_lie_around_the_policy(
+    latent_task: Problem, plan: Callable[..., Plan]
+) -> None:
+    """With no spread either, all are the policy's mode, whose steps are too short to matter."""
+    options = {"leads": 0, "iterations": 1, "action_lr": 1e-6, "init_std": 0.0, "sync_every": 0}
+    z = latent_task.state
+    found = plan("grasp", latent_task, **options)
+    for step in range(latent_task.horizon):
+        action = latent_task.model.policy(z)
+        torch.testing.assert_close(found.actions[:, step], action, atol=1e-4, rtol=0)
+        z = latent_task.model.step(z, action)
 
 
 def test_a_single_wrong_value_attracts_no_plan_that_is_compared_further(
@@ -928,8 +961,9 @@ def test_a_plan_leaves_the_policy_only_for_more_than_the_margin(
         torch.testing.assert_close(found.cost, cost[-1])  # what it costs, without the margin
     gain = cost[1] - cost[0]
     assert (gain > 0).all()
-    half = plan("grasp", latent_task, warm, margin=float(gain.median()), **options)
-    torch.testing.assert_close(half.cost, torch.where(gain > gain.median(), *cost))
+    margin = float(gain.sort().values[1:].mean())  # between the two largest gains
+    one = plan("grasp", latent_task, warm, margin=margin, **options)
+    torch.testing.assert_close(one.cost, torch.where(gain > margin, *cost))
 
 
 @pytest.mark.parametrize("tail", ["repeat", "zero"])
@@ -1015,7 +1049,7 @@ REFUSED = {
     "tail": ["random"],
     "restarts": [0, -1],
     "init_std": [-0.1],
-    "leads": [0],
+    "leads": [-1],
     "lead_std": [-0.1],
     "margin": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
