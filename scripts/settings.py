@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -24,7 +23,6 @@ from world_models import GoalLossConfig, GoalModelConfig, LossConfig, ModelConfi
 DEFAULT_PLANNER = "grasp"
 DISTANCES = ("temporal", "latent")
 SOURCES = ("env", "random", "ahead")
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 
 
 def require_seed(seed: int) -> None:
@@ -294,19 +292,6 @@ def prepare_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     # Vanishing moments and softmax tails become subnormal numbers, which are slow on CPUs.
     torch.set_flush_denormal(True)
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next ones; nothing with another libc.
-
-    It would give large blocks back to the system, and every page of the next tensor would be
-    mapped and zeroed anew: model calls of 2,000 rows and more took 1.6 times as long per row.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the largest that it takes
-        libc.mallopt(TRIM_THRESHOLD, 2**30)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,8 +1,5 @@
 """Settings: layers of YAML and dotted overrides, and one clear line for every mistake."""
 
-import ctypes
-import subprocess
-import sys
 from dataclasses import make_dataclass
 from pathlib import Path
 
@@ -169,26 +166,3 @@ def test_help_rows_hold_every_option_with_default_and_comment() -> None:
     assert rows["planner"] == ("grasp", "see `telic list planners`")
     assert rows["planner.horizon"] == ("3", "control steps")  # of a base class
     assert comments(TrainConfig).keys() == vars(TrainConfig()).keys()
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_freed_memory_serves_the_next_tensor() -> None:
-    """In a process of its own: page faults of making 8 MB thirty times, first without."""
-    program = """
-import resource, torch
-from scripts.settings import prepare_torch
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(30):
-        torch.ones(2_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-without = faults()
-prepare_torch(1)
-faults()
-print(without, faults())
-"""
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    without, kept = map(int, printed.stdout.split())
-    assert kept < without / 100
