@@ -52,13 +52,14 @@ class GraspConfig(LiftedConfig):
 
     iterations: int = 2  # steps on states and actions
     tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
-    restarts: int = 3  # paths that are improved side by side; the best is the plan
-    lookahead: int = 3  # control steps that shaping looks ahead from every virtual state
+    restarts: int = 2  # paths that are improved side by side; the best is the plan
+    lookahead: int = 5  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
     # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
     # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.
     leads: int = 32
     lead_std: float = 1.0  # spread of the widest of them around the policy prior
+    lead_elites: int = 8  # best leads over a lookahead, with whose mean the second restart begins
     margin: float = 0.0  # cost by which a warm plan must beat the policy's own lead to be taken
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     state_optimizer: str = "sgd"  # sgd or adam
@@ -74,7 +75,7 @@ class GraspConfig(LiftedConfig):
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
-    select_steps: int = 5  # of the policy prior after a lookahead, when plans are compared by it
+    select_steps: int = 8  # of a lookahead and the policy prior after it, by which plans compare
     select_decay: float = 0.7  # lambda of the lambda-return over them
     # Spread of the noise on actions under which rollouts are compared where more than one control
     # step of a plan is executed; 0: none.
@@ -99,7 +100,7 @@ class GraspConfig(LiftedConfig):
         self.require("sync_every", known, "at least 0, or null")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
-        for option in ("noise_every", "sync_steps", "blend", "select_draws"):
+        for option in ("noise_every", "sync_steps", "blend", "select_draws", "lead_elites"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
         for option in ("leads", "select_steps"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
@@ -193,7 +194,7 @@ class Grasp(Planner[GraspConfig]):
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
         self._rollouts = rollouts_for(config.compiles, config.horizon)
-        self._ahead = rollouts_for(config.compiles, config.lookahead + config.select_steps)
+        self._ahead = rollouts_for(config.compiles, max(config.lookahead, config.select_steps))
         self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
@@ -306,8 +307,9 @@ class Grasp(Planner[GraspConfig]):
 
     def _onward(self, problem: Problem) -> int:
         """Control steps of the policy prior after a lookahead, when plans are compared by it."""
-        onward = self._looks_ahead(problem) and problem.model.supports("policy")
-        return self.config.select_steps if onward else 0
+        if not (self._looks_ahead(problem) and problem.model.supports("policy")):
+            return 0
+        return max(0, self.config.select_steps - min(self.config.lookahead, problem.horizon))
 
     def _leads(self, problem: Problem) -> bool:
         """Whether restarts begin with leads of the policy prior."""
@@ -350,7 +352,8 @@ class Grasp(Planner[GraspConfig]):
             if self._leads(problem):
                 steps = min(cfg.lookahead, problem.horizon)
                 lead_noise = lead_noise[:, :steps]
-                led = best_leads(problem, cfg, self._ahead, lead_noise, cfg.restarts - 1)
+                count, elites = cfg.restarts - 1, min(cfg.lead_elites, leads)
+                led = best_leads(problem, cfg, self._ahead, lead_noise, count, elites)
                 calls += steps
             lifted = beside(problem, warm_start, cfg, noise, led)
             whole = bool(parallel.all())
@@ -491,12 +494,19 @@ def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
 
 
 def best_leads(
-    problem: Problem, cfg: GraspConfig, rollouts: Rollouts, noise: Tensor, count: int
+    problem: Problem,
+    cfg: GraspConfig,
+    rollouts: Rollouts,
+    noise: Tensor,
+    count: int,
+    elites: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The cheapest rollouts of the policy prior over n control steps, in order.
 
-    `noise` (leads, n, A) is added to the policy's actions,
-    none to those of the first, which with a margin is always among them, in front.
+    With `elites` above 1 the mean of so many comes before them, as a refit of the cross-entropy
+    method takes it: the best of many by a value is too often one that the value is wrong about,
+    and their mean is smoother. `noise` (leads, n, A) is added to the policy's actions, none to
+    those of the first, which with a margin is always among them, before all others.
     -> actions (B, count, n, A), states (B, count, n + 1, Z); n model calls.
     """
     model = (problem.model, problem.objective, problem.discount)
@@ -504,10 +514,19 @@ def best_leads(
     draw = noise.expand(problem.batch, -1, -1, -1)
     cost, actions, states = rollouts.noisy(*model, problem.actions, window, draw)
     cost = finite_or_worst(cost)
-    if cfg.margin:
-        cost[:, 0] = -torch.inf
-    best = cost.topk(count, largest=False).indices
-    return pick(actions, best), pick(states, best)
+    least, best = cost.topk(max(count, elites), largest=False)
+    best = torch.where(least.isfinite(), best, best[:, :1])
+
+    def chosen(tried: Tensor) -> Tensor:
+        found = pick(tried, best)
+        front = [tried[:, :1]] if cfg.margin else []
+        if elites > 1:
+            # As deviations from the first, so that what is the same for all, s_0, stays exact.
+            deviations = found[:, :elites] - found[:, :1]
+            front.append(found[:, :1] + deviations.mean(1, keepdim=True))
+        return torch.cat([*front, found], 1)[:, :count]
+
+    return chosen(actions), chosen(states)
 
 
 def led_restarts(

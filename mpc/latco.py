@@ -13,6 +13,7 @@ class LatCoConfig(GraspConfig):
     """Options of LatCo: the full gradient of the cost along the path, defects as a penalty."""
 
     iterations: int = 20  # steps on states and actions
+    restarts: int = 3  # paths that are improved side by side; the best is the plan
     action_lr: float = 0.1  # of Adam on the actions
     # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
     # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.

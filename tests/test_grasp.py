@@ -47,6 +47,8 @@ PLAIN = {
     "restarts": 4,
     "init_std": 0.5,
     "lookahead": 1,
+    "lead_elites": 1,
+    "select_steps": 6,
     "sync_every": 0,
     "select": "lifted",
 }
@@ -741,7 +743,8 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 8] * 6 + [3 * 5]
     assert found.diagnostics.forward_calls == 12
     calls.rows.clear()
-    found = plan("grasp", latent_task, warm, select="auto", iterations=2, lookahead=3, leads=10)
+    ahead = {"select": "auto", "iterations": 2, "lookahead": 3, "select_steps": 8}
+    found = plan("grasp", latent_task, warm, leads=10, **ahead)
     # Leads of the other restarts; the last two lookaheads end with the plan.
     leading = [3 * 10] * 3
     assert calls.rows == [3] + leading + [60, 48, 36] * 2 + [3 * 8] * 8 + [3 * 5]
@@ -750,7 +753,7 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     longer = replace(latent_task, horizon=40)
     warm_long = shift(plan("grasp", longer).warm_start)
     calls.rows.clear()
-    plan("grasp", longer, warm_long, select="auto", iterations=2, lookahead=3)
+    plan("grasp", longer, warm_long, **ahead)
     assert len(calls.rows) == short, "not one call more for a plan eight times as long"
     # Cold plans, and plans with sync, are chosen by their rollout.
     calls.rows.clear()
@@ -871,6 +874,33 @@ def test_leads_are_the_cheapest_policy_rollouts(
         best = cost[row].argsort()[:2]
         torch.testing.assert_close(actions[row], every[row, best])
         torch.testing.assert_close(states[row], rolled[row, best])
+    # With elites their mean comes first, and with a margin the first of all even before it.
+    averaged = best_leads(problem, cfg, EAGER, noise, 2, 2)
+    bound = best_leads(problem, replace(cfg, margin=1.0), EAGER, noise, 3, 2)
+    for found, before in zip(averaged, (actions, states), strict=True):
+        torch.testing.assert_close(found, torch.stack([before.mean(1), before[:, 0]], 1))
+    for found, tried in zip(bound, (every, rolled), strict=True):
+        torch.testing.assert_close(found[:, 0], tried[:, 0])
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_no_lead_that_breaks_the_model_is_averaged(
+    margin: float, drift: Any, problem_of: Callable[..., Problem]
+) -> None:
+    class Cliff(type(drift())):
+        def step(self, z: Tensor, a: Tensor) -> Tensor:
+            return torch.where(a > 0.5, torch.nan, z + a)
+
+        def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+            return torch.zeros_like(z)
+
+    problem = problem_of(Cliff(1), torch.ones(2, 1).double(), 2, GoalDistance(torch.zeros(2, 1)))
+    noise = torch.tensor([0.0, -0.2, 0.9, -0.6, 0.8]).double()[:, None, None].expand(5, 2, 1)
+    cfg = GraspConfig(leads=5, margin=margin)
+    actions, states = best_leads(problem, cfg, EAGER, noise, 3, 5)
+    assert states.isfinite().all()
+    mean = (0.0 - 0.2 - 0.6 - 0.6 - 0.6) / 5  # the best stands for those that broke
+    torch.testing.assert_close(actions[:, 1 if margin else 0], torch.full((2, 2, 1), mean).double())
 
 
 @pytest.mark.parametrize("select", ["lookahead", "rollout"])
@@ -1051,6 +1081,7 @@ REFUSED = {
     "init_std": [-0.1],
     "leads": [-1],
     "lead_std": [-0.1],
+    "lead_elites": [0],
     "margin": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
     "final_lr": [-0.1, 1.1],

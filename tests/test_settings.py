@@ -120,7 +120,9 @@ def test_a_mistake_is_one_line_with_the_dotted_name(override: str, words: str) -
 
 def test_option_of_another_planner_names_the_planner() -> None:
     words = refusal("planner.elites=3")
-    assert words.startswith("unknown option 'planner.elites' (options of planner: horizon, ")
+    assert words.startswith(
+        "unknown option 'planner.elites'; did you mean 'planner.lead_elites'? (options "
+    )
     words = refusal("planner=policy", "planner.elites=3")
     shared = ", ".join(PlannerConfig.options())
     assert words.endswith(f"(options of planner policy: {shared}, name)")
