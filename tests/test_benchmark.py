@@ -318,6 +318,25 @@ def test_horizon_compares_planners_in_equal_time(trained_run: Path, tmp_path: Pa
         assert one["result"]["returns"] == other["result"]["returns"]
 
 
+def test_planners_that_are_too_slow_plan_less_often(trained_run: Path, tmp_path: Path) -> None:
+    """As if that had been asked for."""
+    words = ("suite=horizon", f"runs={trained_run}", "horizons=2", "episodes=2", "decisions=1")
+    words += ("trials=1", "workers=1", "planner=policy", "env.episode_frames=20")
+    found = []
+    for name, budget, *more in (
+        ("late", "budgets=1e-6"),
+        ("told", "budgets=1e6", "agent.replan_every=2"),
+        ("fast", "budgets=1e6"),
+    ):
+        out = tmp_path / name
+        assert telic("benchmark", *words, budget, *more, f"out={out}").code == 0
+        found.append(results(out, "horizon")["cells"][1]["result"])
+    late, told, fast = found
+    assert [one["replan_every"] for one in found] == [2, 2, 1]
+    assert late["returns"] == told["returns"] != fast["returns"]
+    assert "| every 2 steps, " in (tmp_path / "late" / "horizon.md").read_text()
+
+
 def met(found: list[Target]) -> list[bool | None]:
     return [target.met for target in found]
 

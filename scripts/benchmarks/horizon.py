@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -155,8 +156,10 @@ class Horizon(Suite):
                 return {"skipped": str(error)}
             agent = loaded.make_agent(name, options | found.options)
             seconds, calls = time_decisions(agent, env, protocol, settings.decisions, device)
+        steps = 1 if found.fits else min(math.ceil(found.milliseconds / budget), horizon)
         return {
             "calibration": asdict(found),
+            "replan_every": max(steps, loaded.settings.agent.replan_every),
             "options": planner_options(agent),
             "latency_ms": [1000.0 * s for s in seconds],
             "forward_calls": calls[0],
@@ -168,7 +171,9 @@ class Horizon(Suite):
         if "skipped" in calibrated:
             return dict(calibrated)
         loaded = self.loaded[run]
-        agent = loaded.make_agent(name, calibrated["options"])
+        planner = loaded.make_planner(name, calibrated["options"])
+        config = replace(loaded.settings.agent, replan_every=calibrated["replan_every"])
+        agent = loaded.trained.agent(planner, config)
         records = run_protocol(loaded, agent, self._protocol(loaded))
         fallbacks = max(record.fallbacks for record in records)
         return {
@@ -189,8 +194,9 @@ class Horizon(Suite):
             "yardstick says that the machine is at full speed; schedules are laid out for that "
             "number and there is no deadline, so returns repeat exactly. A planner for which one "
             "iteration is too much gets half of its samples or restarts, and so on, down to 32 and "
-            "2. A star: one iteration takes longer than the budget; that planner has had more time "
-            "than the others. Other options are "
+            "2. A star: that still takes longer than the budget. As in real time, such a planner "
+            "plans again only after as many control steps as its plan takes budgets, rounded up, "
+            "and executes its last plan meanwhile. Other options are "
             "those of the training for the planner that trained, else the defaults. Intervals at "
             "95 % over starts of ONE trained model each."
         )
@@ -342,4 +348,6 @@ def _size(result: Mapping[str, Any]) -> str:
     calls = f"{result['forward_calls']} ({result['backward_calls']}) calls"
     made = [f"{options['iterations']} it."] if "iterations" in options else []
     made += [f"{options[size]} {size}" for size in SIZES if size in options]
+    if result["replan_every"] > 1:
+        made.append(f"every {result['replan_every']} steps")
     return ", ".join([*made, calls, f"{np.median(ms):.1f} ({np.quantile(ms, 0.95):.1f})"])
