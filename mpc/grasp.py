@@ -53,13 +53,14 @@ class GraspConfig(LiftedConfig):
     iterations: int = 2  # steps on states and actions
     tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
     restarts: int = 2  # paths that are improved side by side; the best is the plan
-    lookahead: int = 5  # control steps that shaping looks ahead from every virtual state
+    lookahead: int = 2  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
     # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
-    # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.
-    leads: int = 32
-    lead_std: float = 1.0  # spread of the widest of them around the policy prior
-    lead_elites: int = 8  # best leads over a lookahead, with whose mean the second restart begins
+    # over `lead_steps` where a warm plan is chosen by them, else over the horizon; 0: none.
+    leads: int = 24
+    lead_std: float = 0.5  # spread of the widest of them around the policy prior
+    lead_steps: int = 6  # control steps of a lead; what plans are compared by begins with as many
+    lead_elites: int = 6  # best leads with whose mean the second restart of a warm plan begins
     margin: float = 0.0  # cost by which a warm plan must beat the policy's own lead to be taken
     states_init: str = "rollout"  # cold virtual states: rollout, random, interpolate, noise
     state_optimizer: str = "sgd"  # sgd or adam
@@ -70,12 +71,12 @@ class GraspConfig(LiftedConfig):
     noise_until: float = 0.5  # share of the iterations after which there is no noise
     noise_every: int = 1  # iterations for which one draw of the noise is held
     # Iterations between synchronisations with the true rollout; 0: never; null: never where values
-    # judge what comes after a lookahead, else after every iteration.
+    # judge what comes later, else after every iteration.
     sync_every: int | None = None
     sync_steps: int = 1  # descent steps through the rollout at each synchronisation
     sync_planner: str = "gradient"  # what makes them: this one, or any planner for the best restart
     select: str = "auto"  # cost by which a restart is the plan: rollout, lifted, lookahead, auto
-    select_steps: int = 8  # of a lookahead and the policy prior after it, by which plans compare
+    select_steps: int = 8  # of a lead and the policy prior after it, by which plans compare
     select_decay: float = 0.7  # lambda of the lambda-return over them
     # Spread of the noise on actions under which rollouts are compared where more than one control
     # step of a plan is executed; 0: none.
@@ -100,7 +101,9 @@ class GraspConfig(LiftedConfig):
         self.require("sync_every", known, "at least 0, or null")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
-        for option in ("noise_every", "sync_steps", "blend", "select_draws", "lead_elites"):
+        for option in ("noise_every", "sync_steps", "blend", "select_draws"):
+            self.require(option, getattr(self, option) >= 1, "at least 1")
+        for option in ("lead_steps", "lead_elites"):
             self.require(option, getattr(self, option) >= 1, "at least 1")
         for option in ("leads", "select_steps"):
             self.require(option, getattr(self, option) >= 0, "at least 0")
@@ -194,7 +197,7 @@ class Grasp(Planner[GraspConfig]):
     def __init__(self, config: GraspConfig) -> None:
         super().__init__(config)
         self._rollouts = rollouts_for(config.compiles, config.horizon)
-        self._ahead = rollouts_for(config.compiles, max(config.lookahead, config.select_steps))
+        self._ahead = rollouts_for(config.compiles, max(config.lead_steps, config.select_steps))
         self._iterate = compiled(iterate, config.compiles)
         self._schedule = schedule(config)
         self._syncing: Planner[Any] | None = None
@@ -283,9 +286,9 @@ class Grasp(Planner[GraspConfig]):
     ) -> tuple[Tensor, Tensor]:
         """Costs (B, C), and those to choose by, with model calls that are batched over time.
 
-        Of the whole lifted path, or where values judge what comes later, of the first lookahead,
-        which begins at s_0 and is not made up at all. Then the policy prior goes on for a few
-        control steps, and the choice is by the lambda-return over them (Sutton and Barto 2018,
+        Of the whole lifted path, or where values judge what comes later, of a rollout of the first
+        `lead_steps`, which is not made up at all. Then the policy prior goes on for a few control
+        steps, and the choice is by the lambda-return over them (Sutton and Barto 2018,
         equation 12.3): the cheapest of many plans by a single value is too often one whose value
         is wrong, and errors at several states average out.
         """
@@ -295,7 +298,7 @@ class Grasp(Planner[GraspConfig]):
             cost = lifted_cost(*model, cfg, problem.state, states, actions)
             return cost, cost
         window, steps = repeat(problem.state, actions.shape[1]), self._onward(problem)
-        costs = self._ahead.onward(*model, window, actions[..., : cfg.lookahead, :], steps)
+        costs = self._ahead.onward(*model, window, actions[..., : cfg.lead_steps, :], steps)
         shares = [(1.0 - cfg.select_decay) * cfg.select_decay**k for k in range(steps)]
         weights = costs.new_tensor([*shares, cfg.select_decay**steps])
         return costs[..., 0], (weights * costs).sum(-1)
@@ -306,10 +309,14 @@ class Grasp(Planner[GraspConfig]):
         return cfg.select == "lookahead" or (cfg.select == "auto" and judged)
 
     def _onward(self, problem: Problem) -> int:
-        """Control steps of the policy prior after a lookahead, when plans are compared by it."""
+        """Control steps of the policy prior after a lead, when plans are compared by it."""
         if not (self._looks_ahead(problem) and problem.model.supports("policy")):
             return 0
-        return max(0, self.config.select_steps - min(self.config.lookahead, problem.horizon))
+        return max(0, self.config.select_steps - self._lead(problem))
+
+    def _lead(self, problem: Problem) -> int:
+        """Control steps of a lead."""
+        return min(self.config.lead_steps, problem.horizon)
 
     def _leads(self, problem: Problem) -> bool:
         """Whether restarts begin with leads of the policy prior."""
@@ -350,7 +357,7 @@ class Grasp(Planner[GraspConfig]):
             assert warm_start is not None
             led = None
             if self._leads(problem):
-                steps = min(cfg.lookahead, problem.horizon)
+                steps = self._lead(problem)
                 lead_noise = lead_noise[:, :steps]
                 count, elites = cfg.restarts - 1, min(cfg.lead_elites, leads)
                 led = best_leads(problem, cfg, self._ahead, lead_noise, count, elites)
@@ -430,7 +437,7 @@ class Grasp(Planner[GraspConfig]):
             cost, ranked = self._parallel_costs(problem, states, executed)
             calls = 1
             if ahead:
-                calls = min(self.config.lookahead, problem.horizon) + self._onward(problem)
+                calls = self._lead(problem) + self._onward(problem)
             if guarded and not ahead:
                 ranked[:, count:] = torch.inf
         if not in_parallel.all():

@@ -47,6 +47,9 @@ PLAIN = {
     "restarts": 4,
     "init_std": 0.5,
     "lookahead": 1,
+    "leads": 32,
+    "lead_std": 1.0,
+    "lead_steps": 1,
     "lead_elites": 1,
     "select_steps": 6,
     "sync_every": 0,
@@ -586,7 +589,7 @@ def test_no_plan_is_worse_than_its_warm_start(
 ) -> None:
     """Wild steps from a good plan lead away from it; the plan stays."""
     good = plan("gradient", integrator, iterations=200)
-    wild = {"action_lr": 3.0, "noise": 1.0, "restarts": 1, "lookahead": integrator.horizon}
+    wild = {"action_lr": 3.0, "noise": 1.0, "restarts": 1, "lead_steps": integrator.horizon}
     kept = plan("grasp", integrator, good.warm_start, select=select, **wild)
     torch.testing.assert_close(kept.cost, good.cost)
     torch.testing.assert_close(kept.actions, good.actions)
@@ -743,7 +746,7 @@ def test_a_warm_plan_without_sync_makes_no_call_in_sequence(
     assert calls.rows == [3] + [3 * 10] + [3 * 4 * 5] * 3 + [3 * 8] * 6 + [3 * 5]
     assert found.diagnostics.forward_calls == 12
     calls.rows.clear()
-    ahead = {"select": "auto", "iterations": 2, "lookahead": 3, "select_steps": 8}
+    ahead = {"select": "auto", "iterations": 2, "lookahead": 3, "lead_steps": 3, "select_steps": 8}
     found = plan("grasp", latent_task, warm, leads=10, **ahead)
     # Leads of the other restarts; the last two lookaheads end with the plan.
     leading = [3 * 10] * 3
@@ -909,7 +912,7 @@ def test_wide_leads_find_what_policy_and_warm_start_miss(
     select: str, cold: bool, latent_task: Problem, plan: Callable[..., Plan]
 ) -> None:
     """With steps too short to matter, the plan is as good as the best lead."""
-    options = {"select": select, "lookahead": 3, "iterations": 1, "action_lr": 1e-6}
+    options = {"select": select, "lead_steps": 3, "iterations": 1, "action_lr": 1e-6}
     warm = None if cold else shift(plan("grasp", latent_task, **options).warm_start)
     cost = {
         (leads, std): plan("grasp", latent_task, warm, leads=leads, lead_std=std, **options).cost
@@ -978,7 +981,7 @@ def test_a_plan_leaves_the_policy_only_for_more_than_the_margin(
     latent_task: Problem, plan: Callable[..., Plan]
 ) -> None:
     model = latent_task.model
-    options = {"select": "lookahead", "lookahead": 3, "iterations": 2, "select_steps": 0}
+    options = {"select": "lookahead", "lead_steps": 3, "iterations": 2, "select_steps": 0}
     warm = shift(plan("grasp", latent_task, **options).warm_start)
     free, bound = (plan("grasp", latent_task, warm, margin=m, **options) for m in (1e-9, 1e9))
     z, cost = latent_task.state, []
@@ -1081,6 +1084,7 @@ REFUSED = {
     "init_std": [-0.1],
     "leads": [-1],
     "lead_std": [-0.1],
+    "lead_steps": [0],
     "lead_elites": [0],
     "margin": [-0.1],
     "action_lr": [0.0, -1.0, float("nan")],
