@@ -53,7 +53,6 @@ class GraspConfig(LiftedConfig):
     iterations: int = 2  # steps on states and actions
     tolerance: float = 0.0  # iterations end when the loss changes by a smaller share; 0: never
     restarts: int = 2  # paths that are improved side by side; the best is the plan
-    lookahead: int = 2  # control steps that shaping looks ahead from every virtual state
     init_std: float = 0.3  # spread of the other restarts
     # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
     # over `lead_steps` where a warm plan is chosen by them, else over the horizon; 0: none.

@@ -20,7 +20,6 @@ class LatCoConfig(GraspConfig):
     leads: int = 0
     stop_gradient: bool = False  # no gradient into the virtual states that enter the model
     shaping: float = 0.0  # weight of the cost of a short lookahead from every virtual state
-    lookahead: int = 1  # control steps of it, one model call each
     path_cost: float = 1.0  # weight of the objective along the virtual states
     defect: float = 10.0  # weight of the distance of predictions to virtual states
     noise: float = 0.0  # standard deviation of the state noise over the spread of latents

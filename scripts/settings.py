@@ -194,7 +194,10 @@ class OfflineConfig:
 class GoalSettings(RunSettings):
     """Everything that defines the training of a goal-conditioned model on data."""
 
-    HORIZON: ClassVar = 8  # default of planner.horizon: ways round obstacles take longer
+    # Other defaults of planner options. Ways round obstacles take longer, and plans that are chosen
+    # by their end have no leads that look further than the gradients do.
+    PLANNER: ClassVar = {"horizon": 8}
+    GRASP: ClassVar = {"lookahead": 3}
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
     data: str = MISSING  # folder of the dataset, see telic collect
@@ -265,8 +268,10 @@ def build(schema: type[S], raw: Mapping[str, Any]) -> S:
     with usage_errors():
         name = str(raw.get("planner", {}).get("name", DEFAULT_PLANNER))
         options = PLANNERS[name].Config
-    horizon = getattr(schema, "HORIZON", options.horizon)
-    own = [("name", str, name), ("horizon", int, horizon)]
+    other = getattr(schema, "PLANNER", {}) | (
+        getattr(schema, "GRASP", {}) if name == "grasp" else {}
+    )
+    own = [("name", str, name), *((option, int, value) for option, value in other.items())]
     named = make_dataclass("Planner", own, bases=(options,), frozen=True)
     planner = [("planner", named, field(default_factory=named))]
     return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)

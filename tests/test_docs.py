@@ -43,7 +43,7 @@ def test_every_option_is_described_with_its_default(name: str) -> None:
 
 
 def test_the_check_finds_a_wrong_default() -> None:
-    assert described("grasp", "lookahead", 2) and not described("grasp", "lookahead", 20)
+    assert described("grasp", "lookahead", 1) and not described("grasp", "lookahead", 10)
     assert described("icem", "elites", 16) and not described("cem", "elites", 64)
     assert not described("grasp", "look", 3)
 
