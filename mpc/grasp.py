@@ -100,9 +100,8 @@ class GraspConfig(LiftedConfig):
         self.require("sync_every", known, "at least 0, or null")
         for option in ("state_lr", "state_clip"):
             self.require(option, getattr(self, option) > 0, "above 0")
-        for option in ("noise_every", "sync_steps", "blend", "select_draws"):
-            self.require(option, getattr(self, option) >= 1, "at least 1")
-        for option in ("lead_steps", "lead_elites"):
+        counts = ("noise_every", "sync_steps", "blend", "select_draws", "lead_steps", "lead_elites")
+        for option in counts:
             self.require(option, getattr(self, option) >= 1, "at least 1")
         for option in ("leads", "select_steps"):
             self.require(option, getattr(self, option) >= 0, "at least 0")

@@ -15,9 +15,7 @@ class LatCoConfig(GraspConfig):
     iterations: int = 20  # steps on states and actions
     restarts: int = 3  # paths that are improved side by side; the best is the plan
     action_lr: float = 0.1  # of Adam on the actions
-    # Rollouts of the policy prior under noise, with the best of which the other restarts begin:
-    # over a lookahead where a warm plan is chosen by it, else over the horizon; 0: none.
-    leads: int = 0
+    leads: int = 0  # rollouts of the policy prior, with the best of which restarts begin; 0: none
     stop_gradient: bool = False  # no gradient into the virtual states that enter the model
     shaping: float = 0.0  # weight of the cost of a short lookahead from every virtual state
     path_cost: float = 1.0  # weight of the objective along the virtual states
