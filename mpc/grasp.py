@@ -310,9 +310,9 @@ class Grasp(Planner[GraspConfig]):
         """Control steps of the policy prior after a lead, when plans are compared by it."""
         if not (self._looks_ahead(problem) and problem.model.supports("policy")):
             return 0
-        return max(0, self.config.select_steps - self._lead(problem))
+        return max(0, self.config.select_steps - self._lead_steps(problem))
 
-    def _lead(self, problem: Problem) -> int:
+    def _lead_steps(self, problem: Problem) -> int:
         """Control steps of a lead."""
         return min(self.config.lead_steps, problem.horizon)
 
@@ -355,7 +355,7 @@ class Grasp(Planner[GraspConfig]):
             assert warm_start is not None
             led = None
             if self._leads(problem):
-                steps = self._lead(problem)
+                steps = self._lead_steps(problem)
                 lead_noise = lead_noise[:, :steps]
                 count, elites = cfg.restarts - 1, min(cfg.lead_elites, leads)
                 led = best_leads(problem, cfg, self._ahead, lead_noise, count, elites)
@@ -435,7 +435,7 @@ class Grasp(Planner[GraspConfig]):
             cost, ranked = self._parallel_costs(problem, states, executed)
             calls = 1
             if ahead:
-                calls = self._lead(problem) + self._onward(problem)
+                calls = self._lead_steps(problem) + self._onward(problem)
             if guarded and not ahead:
                 ranked[:, count:] = torch.inf
         if not in_parallel.all():

@@ -196,8 +196,7 @@ class GoalSettings(RunSettings):
 
     # Other defaults of planner options. Ways round obstacles take longer, and plans that are chosen
     # by their end have no leads that look further than the gradients do.
-    PLANNER: ClassVar = {"horizon": 8}
-    GRASP: ClassVar = {"lookahead": 3}
+    PLANNER_DEFAULTS: ClassVar = {"all": {"horizon": 8}, "grasp": {"lookahead": 3}}
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
     data: str = MISSING  # folder of the dataset, see telic collect
@@ -268,10 +267,9 @@ def build(schema: type[S], raw: Mapping[str, Any]) -> S:
     with usage_errors():
         name = str(raw.get("planner", {}).get("name", DEFAULT_PLANNER))
         options = PLANNERS[name].Config
-    other = getattr(schema, "PLANNER", {}) | (
-        getattr(schema, "GRASP", {}) if name == "grasp" else {}
-    )
-    own = [("name", str, name), *((option, int, value) for option, value in other.items())]
+    defaults = getattr(schema, "PLANNER_DEFAULTS", {})
+    defaults = defaults.get("all", {}) | defaults.get(name, {})
+    own = [("name", str, name), *((option, int, value) for option, value in defaults.items())]
     named = make_dataclass("Planner", own, bases=(options,), frozen=True)
     planner = [("planner", named, field(default_factory=named))]
     return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)

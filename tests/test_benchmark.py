@@ -6,6 +6,7 @@ import re
 import signal
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,36 @@ def test_a_long_search_finds_what_closed_forms_say() -> None:
     for name, options in (truth.SEARCHES["cem"], truth.SEARCHES["gradient"]):
         found = suite._search(problem, name, options)
         torch.testing.assert_close(found, least, rtol=2e-3, atol=0.0)
+
+
+def test_cells_of_other_planner_defaults_are_never_mixed_in(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the planner's own have changed, or those that a run was trained with."""
+
+    def hashes() -> list[str]:
+        choice = {"planner": {"name": "zero"}}
+        latency_suite = make_suite({"suite": "latency", **choice})
+        trained = make_suite({"suite": "horizon", "runs": [str(trained_run)], **choice})
+        return [latency_suite.hash, trained.hash]
+
+    before = hashes()
+    assert before == hashes()
+    config = trained_run / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("  restarts: 2", "  restarts: 3"))
+    try:
+        retrained = hashes()
+    finally:
+        config.write_text(text)
+    assert retrained[0] == before[0] and retrained[1] != before[1]
+
+    @dataclass(frozen=True)
+    class Longer(PlannerConfig):
+        horizon: int = 4
+
+    monkeypatch.setattr(PLANNERS["zero"], "Config", Longer)
+    assert all(one != other for one, other in zip(hashes(), before, strict=True))
 
 
 def test_horizon_compares_planners_in_equal_time(trained_run: Path, tmp_path: Path) -> None:

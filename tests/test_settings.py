@@ -42,6 +42,12 @@ def test_plans_towards_goals_are_longer_unless_told(planner: str) -> None:
     assert load(Settings, (), words[:1]).planner.horizon == 3
 
 
+def test_grasp_looks_further_ahead_towards_goals() -> None:
+    assert load(GoalSettings, (), ("data=folder",)).planner.lookahead == 3
+    assert load(GoalSettings, (), ("data=folder", "planner=latco")).planner.lookahead == 1
+    assert load(Settings, (), ()).planner.lookahead == 1
+
+
 def test_disagreement_takes_an_ensemble() -> None:
     words = ["data=folder", "goal.disagreement=2"]
     with pytest.raises(UsageError, match=r"model\.ensemble must be above 1"):

@@ -105,6 +105,7 @@ class Horizon(Suite):
                 "self_test": one.trained.checkpoint.meta["self_test"],
                 "device": str(one.device),
                 "protocol": self._protocol(one).hash,
+                "planner": one.options.get("planner", {}),
             }
             for run, one in self.loaded.items()
         }

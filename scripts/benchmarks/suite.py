@@ -158,7 +158,11 @@ class Suite(ABC):
     def basis(self) -> dict[str, Any]:
         """Everything that results depend on; cells of another basis are never mixed in."""
         settings = {k: v for k, v in asdict(self.settings).items() if k not in self.WITHOUT}
-        planners = {"names": self.choice.names, "options": self.choice.options}
+        planners = {
+            "names": self.choice.names,
+            "options": self.choice.options,
+            "defaults": {name: asdict(PLANNERS[name].Config()) for name in self.choice.names},
+        }
         basis = {"settings": settings, "planner": planners, "changes": self.changes}
         return basis | {"machine": machine(), "version": code_version(), "facts": self.facts()}
 
