@@ -341,6 +341,29 @@ def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Pat
     assert "6 of 6 cells are finished already" in again.out
 
 
+def test_goals_lie_as_far_ahead_as_plans_are_long(run: Path) -> None:
+    settings = {"open": [30.0], "closed": [20.0], "spans": [2, 5], "horizons": [3], "pairs": 4}
+    suite = Goals(
+        GoalsSettings("goals", runs=[str(run)], spans_ahead=True, **settings),
+        PlannerChoice(["grasp"], {}),
+        {},
+    )
+    for span in (2, 5):
+        task = suite.ahead[str(run), span]
+        episodes = [one.states for one in task.loaded.held_out()]
+        assert task.loaded.settings.goal.ahead == span and len(task.starts) == 4
+        for start in task.starts:
+            assert any(
+                np.array_equal(states[i], start["state"])
+                and np.array_equal(states[i + span], start["goal"])
+                for states in episodes
+                for i in range(len(states) - span)
+            )
+    assert suite.loaded[str(run)].settings.goal.source == "env", "closed loops are as they were"
+    measured = {cell.key["kind"]: cell.measure.args[1] for cell in suite.cells()}
+    assert measured == {"closed": suite.tasks[str(run)], "open": suite.ahead[str(run), 5]}
+
+
 def test_ablations_change_one_thing_each(run: Path, tmp_path: Path) -> None:
     suite = Goals(
         GoalsSettings("goals", runs=[str(run)], open=[], horizons=[3], ablations=True),

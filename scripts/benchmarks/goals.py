@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from scripts.statistics import Interval, wilson
 from scripts.usage import usage_errors
 
 OURS = "grasp"
+Starts = Sequence[Options | None]  # what environments are reset with
 BATCH = 25  # problems that are planned side by side
 # Least success in closed loop, by environment: what published or earlier work makes a goal of.
 CLOSED = {
@@ -72,6 +73,7 @@ class GoalsSettings(TrainedSettings):
     horizons: list[int] = field(default_factory=lambda: [8])  # control steps, closed loop
     open: list[float] = field(default_factory=lambda: [250.0, 1000.0, 4000.0])  # ms of a plan
     spans: list[int] = field(default_factory=lambda: [20, 40, 80])  # control steps, open loop
+    spans_ahead: bool = False  # open loop: recorded goals as far ahead as the plan is long
     trials: int = 5  # single decisions timed for each number of iterations that is tried
     ablations: bool = False  # whether grasp is also measured, in closed loop, without its parts
 
@@ -82,6 +84,8 @@ class GoalsSettings(TrainedSettings):
         for option in ("horizons", "spans"):
             if getattr(self, option):
                 self.require_list(option, 1)
+        if self.spans_ahead and not (self.open and self.spans):
+            raise ValueError("open and spans must not be empty for spans_ahead=true")
         if self.ablations and not self.closed:
             raise ValueError("closed must name a budget for ablations=true, which is closed loop")
         if not self.closed and not self.open:
@@ -89,6 +93,13 @@ class GoalsSettings(TrainedSettings):
         for option in ("closed", "open"):
             if any(ms <= 0 for ms in getattr(self, option)):
                 raise ValueError(f"{option} must be above 0 ms, got {getattr(self, option)}")
+
+
+class Task(NamedTuple):
+    """A trained model, and the pairs of start and goal that it is asked for."""
+
+    loaded: LoadedGoalRun
+    starts: Starts
 
 
 class Goals(Suite):
@@ -107,12 +118,20 @@ class Goals(Suite):
 
     def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
-        self.loaded = {run: self.opened(run, {}) for run in settings.runs}
+        self.tasks = {run: self._task(run, {}) for run in settings.runs}
+        self.loaded = {run: task.loaded for run, task in self.tasks.items()}
+        spans = settings.spans if settings.spans_ahead else []
+        self.ahead = {  # by run and span
+            (run, span): self._task(run, {"goal": {"source": "ahead", "ahead": span}})
+            for run, span in product(settings.runs, spans)
+        }
+
+    def _task(self, run: str, changes: Options) -> Task:
+        settings, loaded = self.settings, self.opened(run, changes)
+        goal = loaded.settings.goal
         with usage_errors():
-            self.starts = {
-                run: draw_goals(one.settings.goal, one.held_out(), settings.pairs, settings.seed)
-                for run, one in self.loaded.items()
-            }
+            starts = draw_goals(goal, loaded.held_out(), settings.pairs, settings.seed)
+        return Task(loaded, starts)
 
     def opened(self, run: str, changes: Options) -> LoadedGoalRun:
         """A run with `changes` to its options, beside those of the command line."""
@@ -160,29 +179,29 @@ class Goals(Suite):
         for run, (kind, budgets, horizons) in product(self.loaded, kinds):
             for budget, horizon, name in product(budgets, horizons, self.choice.names):
                 key = {"kind": kind, "run": run, "planner": name, "horizon": horizon, "ms": budget}
-                cells.append(self._cell(key, self.loaded[run], {}))
+                task = self.tasks[run]
+                if kind == "open":
+                    task = self.ahead.get((run, horizon), task)
+                cells.append(self._cell(key, task, {}))
         if settings.ablations:
             for run, (change, options) in product(self.loaded, ABLATIONS.items()):
-                loaded = self.opened(run, options)
+                task = Task(self.opened(run, options), self.tasks[run].starts)
                 for budget, horizon in product(settings.closed, settings.horizons):
                     key = {"kind": "ablation", "run": run, "planner": OURS}
                     key |= {"horizon": horizon, "ms": budget, "change": change}
-                    cells.append(self._cell(key, loaded, options.get("planner", {})))
+                    cells.append(self._cell(key, task, options.get("planner", {})))
         return cells
 
-    def _cell(self, key: dict[str, Any], loaded: LoadedGoalRun, options: Options) -> Cell:
+    def _cell(self, key: dict[str, Any], task: Task, options: Options) -> Cell:
         options = {**self.choice.options, "horizon": key["horizon"], **options}
         # Refuses wrong options before the work begins.
-        loaded.make_planner(key["planner"], options)
-        return Cell(key, partial(self._measure, key, loaded, options))
+        task.loaded.make_planner(key["planner"], options)
+        return Cell(key, partial(self._measure, key, task, options))
 
-    def _measure(
-        self, key: Mapping[str, Any], loaded: LoadedGoalRun, options: Options
-    ) -> dict[str, Any]:
+    def _measure(self, key: Mapping[str, Any], task: Task, options: Options) -> dict[str, Any]:
         """Calibrate on single decisions, then run the episodes with what fits."""
-        settings, name = self.settings, key["planner"]
+        settings, name, (loaded, starts) = self.settings, key["planner"], task
         cold = key["kind"] == "open"
-        starts = self.starts[key["run"]]
 
         def decisions(found: Options) -> list[float]:
             planner = loaded.make_planner(name, options | found)
@@ -263,7 +282,7 @@ class Goals(Suite):
         loaded: LoadedGoalRun,
         planner: Planner[Any],
         seeds: Sequence[int],
-        starts: Sequence[Mapping[str, Any] | None],
+        starts: Starts,
         horizon: int | None,
     ) -> tuple[list[int | None], list[bool]]:
         """When goals were reached, and of plans of `horizon` whether the model said they would be.
@@ -306,6 +325,8 @@ class Goals(Suite):
             "than the budget. All other options are defaults; Wilson intervals at 95 % for ONE "
             "trained model each."
         )
+        if settings.spans_ahead:
+            protocol += " Goals of open loops were recorded H control steps after their starts."
         if self.choice.options:
             protocol += f" Planner options: `{self.choice.options}`."
         sections: list[str] = []
