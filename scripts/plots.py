@@ -25,7 +25,18 @@ from scripts.statistics import Interval
 INK, FAINT, GRID = "#22262e", "#7b818c", "#e6e8ec"
 OURS, WARM, DARK = "#1668c7", "#e07b28", "#30353f"
 ACTION_COLOURS = (OURS, WARM, "#2e8b57", "#8e5bb5")  # more actions become a heat map
-LINE_COLOURS = (OURS, WARM, "#2e8b57", "#8e5bb5", "#c2185b", "#8d7b4f", "#5b7083", "#30353f")
+LINE_COLOURS = (
+    OURS,
+    WARM,
+    "#2e8b57",
+    "#8e5bb5",
+    "#c2185b",
+    "#8d7b4f",
+    "#5b7083",
+    "#30353f",
+    "#12a5a5",
+    "#d4b106",
+)
 LINE_STYLES = ("-", "--", ":")  # of lines beyond the number of colours
 METHOD_COLOURS = {
     "tdmpc2": "#c2185b",
