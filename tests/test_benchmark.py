@@ -110,6 +110,24 @@ def test_a_slow_planner_is_skipped_and_named(tmp_path: Path) -> None:
     assert "planner=zero, horizon=4, compile=False, B = 2: one plan took" in text
 
 
+@pytest.mark.parametrize(
+    ("compile", "slow", "skipped"),
+    [(False, 0, True), (True, 0, False), (True, 1, False), (True, 2, True)],
+)
+def test_time_spent_compiling_skips_nothing(compile: bool, slow: int, skipped: bool) -> None:
+    """Which takes the first plan, a cold one, and the second, the first warm one."""
+
+    class Fake(latency.WarmPlans):
+        def __init__(self) -> None:
+            self.planner = PLANNERS["grasp"](PLANNERS["grasp"].Config(compile=compile))
+            self.taken = iter(5000.0 if i == slow else 1.0 for i in range(latency.WARM_UP))
+
+        def once(self) -> float:
+            return next(self.taken)
+
+    assert (Fake().warm_up(cap=1.0) is not None) == skipped
+
+
 def test_only_what_holds_compiled_code_is_measured_compiled() -> None:
     def made(name: str, horizon: int) -> Any:
         return PLANNERS[name](PLANNERS[name].Config(horizon=horizon, compile=True))
@@ -366,6 +384,23 @@ def test_planners_that_are_too_slow_plan_less_often(trained_run: Path, tmp_path:
     assert [one["replan_every"] for one in found] == [2, 2, 1]
     assert late["returns"] == told["returns"] != fast["returns"]
     assert "| every 2 steps, " in (tmp_path / "late" / "horizon.md").read_text()
+
+
+def test_decisions_after_a_calibration_in_a_slow_moment_count(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(_agent: Any, _env: Any, _protocol: Any, count: int, _device: str) -> Any:
+        return [2.0 if count == 1 else 0.5] * count, (0, 0)
+
+    monkeypatch.setattr("scripts.benchmarks.horizon.time_decisions", seconds)
+    found = []
+    for budget in (250.0, 500.0):
+        words = {"horizons": [5], "budgets": [budget], "trials": 1, "decisions": 3}
+        raw = {"suite": "horizon", "runs": [str(trained_run)], "planner": {"name": "policy"}}
+        first = make_suite({**raw, **words}).cells()[0].measure()
+        found.append((first["calibration"]["milliseconds"], first["replan_every"]))
+        assert first["calibration"]["fits"] == (budget == 500.0)
+    assert found == [(500.0, 2), (500.0, 1)]
 
 
 def met(found: list[Target]) -> list[bool | None]:

@@ -119,7 +119,6 @@ class Goals(Suite):
     def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
         self.tasks = {run: self._task(run, {}) for run in settings.runs}
-        self.loaded = {run: task.loaded for run, task in self.tasks.items()}
         spans = settings.spans if settings.spans_ahead else []
         self.ahead = {  # by run and span
             (run, span): self._task(run, {"goal": {"source": "ahead", "ahead": span}})
@@ -154,7 +153,7 @@ class Goals(Suite):
                 "protocol": self._protocol(one).hash,
                 "planner": one.options.get("planner", {}),
             }
-            for run, one in self.loaded.items()
+            for run, (one, _) in self.tasks.items()
         }
 
     def _protocol(self, loaded: LoadedGoalRun) -> GoalProtocol:
@@ -176,7 +175,7 @@ class Goals(Suite):
             ("closed", settings.closed, settings.horizons),
             ("open", settings.open, settings.spans),
         )
-        for run, (kind, budgets, horizons) in product(self.loaded, kinds):
+        for run, (kind, budgets, horizons) in product(self.tasks, kinds):
             for budget, horizon, name in product(budgets, horizons, self.choice.names):
                 key = {"kind": kind, "run": run, "planner": name, "horizon": horizon, "ms": budget}
                 task = self.tasks[run]
@@ -184,7 +183,7 @@ class Goals(Suite):
                     task = self.ahead.get((run, horizon), task)
                 cells.append(self._cell(key, task, {}))
         if settings.ablations:
-            for run, (change, options) in product(self.loaded, ABLATIONS.items()):
+            for run, (change, options) in product(self.tasks, ABLATIONS.items()):
                 task = Task(self.opened(run, options), self.tasks[run].starts)
                 for budget, horizon in product(settings.closed, settings.horizons):
                     key = {"kind": "ablation", "run": run, "planner": OURS}
@@ -331,7 +330,7 @@ class Goals(Suite):
             protocol += f" Planner options: `{self.choice.options}`."
         sections: list[str] = []
         targets: list[Target] = []
-        for run, loaded in self.loaded.items():
+        for run, (loaded, _) in self.tasks.items():
             name = loaded.spec.name
             about = (
                 f"{loaded.trained.updates} updates on {loaded.trained.data['path']} (data "
@@ -342,7 +341,10 @@ class Goals(Suite):
             for kind in ("closed", "open"):
                 sections += list(self._tables(select(rows, run=run, kind=kind), kind))
             sections += list(_ablation_tables(select(rows, run=run, kind="ablation")))
-            targets += goal_targets(name, select(rows, run=run))
+            judged = select(rows, run=run)
+            if settings.spans_ahead:  # targets of open loops are about far pairs
+                judged = select(judged, kind="closed")
+            targets += goal_targets(name, judged)
         sections += skipped(rows)
         return Report("Goals", protocol, sections, targets)
 
@@ -381,7 +383,7 @@ class Goals(Suite):
     def draw(self, rows: Rows, folder: Path) -> None:
         """A picture per run: goals reached within so many steps, and over the horizon of plans."""
         settings = self.settings
-        for number, (run, loaded) in enumerate(self.loaded.items(), 1):
+        for number, (run, (loaded, _)) in enumerate(self.tasks.items(), 1):
             found = [row for row in select(rows, run=run) if "reached" in row["result"]]
             panels = [
                 self._within(select(found, kind="closed", ms=ms, horizon=h), f"closed loop, {at}")

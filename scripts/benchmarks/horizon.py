@@ -160,7 +160,7 @@ class Horizon(Suite):
         # What else runs on a machine only ever adds to a time, so these count too.
         least = min(found.milliseconds, 1000.0 * min(seconds))
         found = replace(found, milliseconds=least, fits=least <= budget)
-        steps = 1 if found.fits else min(math.ceil(found.milliseconds / budget), horizon)
+        steps = min(math.ceil(least / budget), horizon)
         return {
             "calibration": asdict(found),
             "replan_every": max(steps, loaded.settings.agent.replan_every),
