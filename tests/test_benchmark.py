@@ -19,7 +19,7 @@ from mpc import PLANNERS, PlannerConfig, Problem
 from scripts.benchmark import make_suite
 from scripts.benchmarks import latency, truth
 from scripts.benchmarks.calibration import Yardstick, calibrate
-from scripts.benchmarks.dmc import final_interval, targets_at
+from scripts.benchmarks.dmc import at_time, final_interval, targets_at
 from scripts.benchmarks.horizon import Horizon, horizon_targets
 from scripts.benchmarks.store import CellStore
 from scripts.benchmarks.suite import Target
@@ -606,18 +606,30 @@ def test_dmc_targets_compare_with_what_is_published() -> None:
     assert [target.met for target in nothing] == [None, None]
 
 
+def test_dmc_compares_planners_at_equal_time() -> None:
+    """Half way between evaluations at 5 and 10 minutes; what has ended stays as it is."""
+    slow = {**trained(0.0, 400.0, 10.0), "curve": [400.0, 600.0]}
+    quick = {**trained(0.0, 300.0, 7.5), "curve": [300.0, 900.0]}
+    assert at_time([slow], 450.0) == 500.0
+    assert at_time([slow, quick], 450.0) == 700.0
+
+
 def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
-    options = (*TINY_DMC, "seeds=1,2", f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
+    options = (*TINY_DMC, "tasks=cartpole-balance", "seeds=1,2", "planner=grasp,policy")
+    options = (*options, f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
     run = telic("benchmark", *options)
     assert run.code == 0, run
     assert run.out.count("finished: ") == 4
+    assert (tmp_path / "dmc-time.png").is_file()
     found = results(tmp_path, "dmc")
-    assert [row["cell"]["seed"] for row in found["cells"]] == [1, 2, 1, 2]
+    cells = {(row["cell"]["planner"], row["cell"]["seed"]) for row in found["cells"]}
+    assert cells == {("grasp", 1), ("grasp", 2), ("policy", 1), ("policy", 2)}
     first = found["cells"][0]["result"]
     assert len(first["returns"]) == 2 and first["frames"] == [100, 200]
     assert 0 < first["seconds"][0] < first["seconds"][1]
     text = (tmp_path / "dmc.md").read_text()
     assert re.search(r"\| cartpole-balance \| 998 \| [\d.]+ \| [\d.]+ \([\d.]+ to [\d.]+\)", text)
+    assert re.search(r"## At equal time.*\| cartpole-balance \| [\d.]+ \| [\d.]+ \|", text, re.S)
     again = telic("benchmark", *options)
     assert again.code == 0 and "4 trainings, 4 of them finished before" in again.out
     assert "4 of 4 cells are finished already" in again.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,7 @@ class Dmc(Suite):
             found = {task: self._results(rows, planner, task) for task in self._tasks()}
             sections.append(f"## Trained with {planner}\n\n{self._table(found)}")
             targets += [target for count in MISSES for target in targets_at(count, planner, found)]
+        sections += self._at_equal_time(rows) if len(self.choice.names) > 1 else []
         sections += skipped(rows)
         return Report("Training on dm_control", protocol, sections, targets)
 
@@ -195,31 +196,56 @@ class Dmc(Suite):
             middle = [there[0] for one in results if (there := after(one, half)) is not None]
             nothing = math.nan  # from a training too short to have been timed
             ms = [np.mean([r["ms"].get(p, nothing) for r in results]) for p in (WHOLE, *COMPONENTS)]
-            minutes = np.mean([one["seconds"][-1] for one in results]) / 60
             name = task.removeprefix("dmc/")
             parts = f"{ms[0]:.1f} ({', '.join(f'{part:.1f}' for part in ms[1:])})"
             values = [
                 f"{np.mean(middle):.1f}" if middle else "–",
                 span(final),
                 *beside[1:],
-                f"{minutes:.1f}",
+                f"{minutes(results)[-1]:.1f}",
                 parts,
             ]
             lines.append([name, beside[0], *values])
         return table(heading, lines)
 
-    def draw(self, rows: Rows, folder: Path) -> None:
-        """Learning curves over env frames, one panel per task, with the published ones."""
-        panels = []
+    def _at_equal_time(self, rows: Rows) -> list[str]:
+        """A section on what every planner's trainings had reached when the first one ended."""
+        lines = []
         for task in self._tasks():
-            lines = []
-            for planner in self.choice.names:
-                results = self._results(rows, planner, task)
-                lines += [curve(f"telic, {planner}", results)] if results else []
-            lines += published_lines(task, self.settings.frames)
-            panels.append(Panel(task.removeprefix("dmc/"), "1,000 env frames", "return", lines))
+            found = {name: self._results(rows, name, task) for name in self.choice.names}
+            if all(found.values()):
+                least = min(one["seconds"][-1] for results in found.values() for one in results)
+                values = [f"{at_time(results, least):.1f}" for results in found.values()]
+                lines.append([task.removeprefix("dmc/"), f"{least / 60:.1f}", *values])
+        if not lines:
+            return []
+        text = (
+            "Returns when the quickest training of a task had ended, read from the curves of the "
+            "others between their evaluations; means over training seeds."
+        )
+        heading = ["task", "minutes", *self.choice.names]
+        return [f"## At equal time\n\n{text}\n\n{table(heading, lines)}"]
+
+    def draw(self, rows: Rows, folder: Path) -> None:
+        """Learning curves, one panel per task: over env frames, with the published ones.
+
+        Of several planners another picture has them over minutes of training.
+        """
         title = f"dm_control from states, seeds {', '.join(map(str, self.settings.seeds))}"
-        line_panels(folder / f"{self.name}.png", panels, title, inches=2.2, columns=3)
+        by_frames, by_time = [], []
+        for task in self._tasks():
+            name = task.removeprefix("dmc/")
+            found = {p: r for p in self.choice.names if (r := self._results(rows, p, task))}
+            lines = [curve(f"telic, {p}", results) for p, results in found.items()]
+            timed = [
+                replace(line, x=minutes(r)) for line, r in zip(lines, found.values(), strict=True)
+            ]
+            lines += published_lines(task, self.settings.frames)
+            by_frames.append(Panel(name, "1,000 env frames", "return", lines))
+            by_time.append(Panel(name, "minutes of training", "return", timed))
+        line_panels(folder / f"{self.name}.png", by_frames, title, inches=2.2, columns=3)
+        if len(self.choice.names) > 1:
+            line_panels(folder / f"{self.name}-time.png", by_time, title, inches=2.2, columns=3)
 
 
 def final_interval(results: Sequence[Mapping[str, Any]]) -> Interval:
@@ -250,6 +276,16 @@ def curve(label: str, results: Sequence[Mapping[str, Any]]) -> Line:
     if len(results) == 1:
         return line
     return Line(label, line.x, line.y, returns.min(0).tolist(), returns.max(0).tolist())
+
+
+def minutes(results: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Minutes of training at the evaluations, means over training seeds."""
+    return (np.mean([one["seconds"] for one in results], 0) / 60).tolist()
+
+
+def at_time(results: Sequence[Mapping[str, Any]], seconds: float) -> float:
+    """Mean return after so many seconds of training, linear between evaluations."""
+    return float(np.mean([np.interp(seconds, one["seconds"], one["curve"]) for one in results]))
 
 
 def published_lines(task: str, frames: int) -> list[Line]:
