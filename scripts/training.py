@@ -96,7 +96,7 @@ class TrainingRun:
                 self.discount,
                 settings.agent,
             )
-            for weights, compiled in ((acting, fast), (self.trainer.frozen, False))
+            for weights, compiled in ((acting, fast), (self.trainer.averaged, False))
         )
         self.memory = self.agent.start(seed, self.device)
         train = settings.train
@@ -216,7 +216,7 @@ class TrainingRun:
         path = self.folder.checkpoints / f"{self.frames:09d}"
         first = self.replay.added - len(self.replay.spans)
         meta = {
-            **describe(self.model, self.spec, self.discount),
+            **describe(self.trainer.averaged, self.spec, self.discount),
             "frames": self.frames,
             "steps": self.steps,
             "learning": self.learning,
@@ -227,7 +227,8 @@ class TrainingRun:
             "seconds": self.seconds,
         }
         tensors = {
-            "model": self.model.state_dict(),
+            "model": self.trainer.averaged.state_dict(),
+            "learner": self.model.state_dict(),  # what learning goes on with
             "trainer": self.trainer.state(),
             "replay": self.replay.state(),
             "agent": self.memory.state(),
@@ -251,7 +252,8 @@ class TrainingRun:
                 f"on {self.device.type}; resume it with device={meta['device']}"
             )
         changed = self.collector.restore(tensors["collector"])
-        self.model.load_state_dict(tensors["model"])
+        self.trainer.averaged.load_state_dict(tensors["model"])
+        self.model.load_state_dict(tensors["learner"])
         self.trainer.restore(tensors["trainer"])
         self.replay.restore(
             tensors["replay"], lambda index: read_episode(self.folder.episodes, index)

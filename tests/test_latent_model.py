@@ -507,6 +507,24 @@ def test_target_values_move_by_their_rate(experience: Replay) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(before, live, strict=True))
 
 
+def test_what_comes_out_is_an_average_over_the_last_tenth_of_the_updates(
+    experience: Replay,
+) -> None:
+    """Or over fewer, once 1 / average_rate of them are less."""
+    trainer = make_trainer(average_rate=0.25)
+    for rate in [*[1.0] * 10, 10 / 11, 10 / 12, 0.25]:
+        if rate == 0.25:
+            trainer.updates = 1000
+        before = [p.clone() for p in trainer.averaged.parameters()]
+        trainer.update(experience.sample(16))
+        live = list(trainer.model.parameters())
+        for old, new, now in zip(before, live, trainer.averaged.parameters(), strict=True):
+            torch.testing.assert_close(now, old.lerp(new.detach(), rate))
+        assert any(not torch.equal(a, b) for a, b in zip(before, live, strict=True))
+    assert torch.equal(trainer.averaged.spread, trainer.model.spread)
+    assert all(p.grad is None for p in trainer.averaged.parameters())
+
+
 def test_the_scale_follows_the_range_of_values_but_not_below_one() -> None:
     trainer = make_trainer(target_rate=0.5, horizon=1)
     rng = torch.Generator().manual_seed(0)

@@ -16,15 +16,16 @@ import torch
 from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
 from safetensors.torch import load_file
 
-from agents import MPCAgent, Protocol
+from agents import MPCAgent, Protocol, run_episodes
 from envs import EnvConfig, EnvSpec, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
 from scripts.agent_files import describe, load_model
 from scripts.collector import RandomActions, Unfinished, read_episode
+from scripts.loading import open_run
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
-from scripts.training import TrainingRun, passed
+from scripts.training import EVALUATION_SEED, TrainingRun, passed
 from world_models import Episode, LatentModel, ModelConfig, load_checkpoint, save_checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -54,6 +55,19 @@ def test_training_writes_config_metrics_checkpoints_episodes_and_a_curve(trained
     )
     assert len(list((trained_run / "episodes").iterdir())) == 4
     assert (trained_run / "plots" / "learning_curve.png").read_bytes().startswith(PNG)
+
+
+def test_evaluations_in_a_training_are_of_the_average_that_is_kept(trained_run: Path) -> None:
+    """The checkpoint's model repeats them; what learning goes on with is another."""
+    loaded = open_run(str(trained_run), None, "cpu", {})
+    envs = [loaded.make_env() for _ in range(loaded.settings.train.eval_episodes)]
+    seeds = [EVALUATION_SEED + i for i in range(len(envs))]
+    records = run_episodes(loaded.make_agent("grasp", {}), envs, seeds)
+    expected = csv_rows(trained_run)[-1]["eval/return"]
+    assert np.mean([record.score for record in records]) == pytest.approx(float(expected))
+    tensors = loaded.trained.checkpoint.tensors
+    name = "head.weight"
+    assert not torch.equal(tensors["model"][name], tensors["learner"][name])
 
 
 def test_a_checkpoint_from_before_some_options_is_read_as_it_was(tmp_path: Path) -> None:

@@ -26,8 +26,13 @@ def rate_share(progress: float, falls_after: float, final: float) -> float:
 
 @torch.no_grad()
 def follow(target: nn.Module, model: nn.Module, rate: float) -> None:
-    """Move the weights of `target` towards those of `model`: an exponential moving average."""
+    """Move the weights of `target` towards those of `model`: an exponential moving average.
+
+    Buffers are copied.
+    """
     torch._foreach_lerp_(list(target.parameters()), list(model.parameters()), rate)
+    for held, now in zip(target.buffers(), model.buffers(), strict=True):
+        held.copy_(now)
 
 
 def optimiser_state(optimizer: torch.optim.Optimizer, target: nn.Module) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from world_models.optimisation import (
 from world_models.replay import Batch
 
 SHIFT = 4  # pixels
+WINDOW = 0.1  # longest window of the average weights, as a share of the updates so far
 RARE = 0.0025  # probability that a categorical policy does not learn to go below, or 1 - above
 METRICS = ("loss", "consistency", "reward", "value", "termination", "policy", "entropy")
 
@@ -50,17 +51,19 @@ class LossConfig:
     termination: float = 0.1  # weight of the termination's cross-entropy
     entropy: float = 1e-4  # weight of the policy's entropy
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
+    average_rate: float = 1e-3  # of the moving average of all weights that is the trained model
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         require_at_least(self, 1, "horizon", "batch_size")
-        require_positive(self, "lr", "max_gradient_norm", "target_rate", "rho")
+        shares = ("target_rate", "average_rate", "rho")
+        require_positive(self, "lr", "max_gradient_norm", *shares)
         weights = ("consistency", "reward", "value", "termination", "entropy")
         require_at_least(self, 0, *weights, "encoder_lr_scale", "final_lr")
         if not 0 <= self.lr_falls_after < 1:
             raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
-        for option in ("target_rate", "rho"):
+        for option in shares:
             if getattr(self, option) > 1:
                 raise ValueError(f"{option} must be at most 1, got {getattr(self, option)}")
 
@@ -107,7 +110,12 @@ def shifted(obs: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class Trainer:
-    """One-step trainer: holds the optimiser, the target values and the running value scale."""
+    """One-step trainer: holds the optimiser, the target values and the running value scale.
+
+    `averaged` is what comes out: a moving average of the weights of `model`, over the last
+    1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
+    other by hundreds of return while rates are high.
+    """
 
     def __init__(
         self, model: LatentModel, config: LossConfig, discount: float, seed: int = 0
@@ -117,6 +125,8 @@ class Trainer:
         self.rng = torch.Generator(device=device).manual_seed(seed)
         self.frozen = model.frozen()
         self.target = copy.deepcopy(model.values).requires_grad_(False)
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
+        self.updates = 0
         self.scale = torch.ones((), device=device)  # 5-95 % range of values, for the policy
         actor = list(model.actor.parameters())
         encoder = list(model.encoder.parameters())
@@ -155,6 +165,9 @@ class Trainer:
         with torch.no_grad():
             self.scale.lerp_(quantiles, self.config.target_rate).clamp_(min=1.0)
             self.model.spread.lerp_(spread, self.config.target_rate)
+        self.updates += 1
+        rate = max(self.config.average_rate, 1.0 / (WINDOW * self.updates))
+        follow(self.averaged, self.model, min(1.0, rate))
         return metrics
 
     def _set_rates(self, progress: float) -> None:
@@ -165,8 +178,9 @@ class Trainer:
             group["lr"] = cfg.lr * scale * share
 
     def state(self) -> dict[str, Tensor]:
-        """Optimiser moments, target values, value scale and generator, for a checkpoint."""
+        """What an update depends on beside `model` and `averaged`, for a checkpoint."""
         own = {"scale": self.scale, "rng": self.rng.get_state()}
+        own["updates"] = torch.tensor(self.updates)
         return own | optimiser_state(self.optimizer, self.target)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -174,6 +188,7 @@ class Trainer:
         with torch.no_grad():
             self.scale.copy_(tensors["scale"])
         self.rng.set_state(tensors["rng"].cpu())
+        self.updates = int(tensors["updates"])
         restore_optimiser(self.optimizer, self.target, tensors)
 
     def _compute(
