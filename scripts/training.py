@@ -243,13 +243,20 @@ class TrainingRun:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where `save` stopped; episodes written after that are removed.
 
-        Raises CheckpointError for a checkpoint of another device, or without its episodes.
+        Raises CheckpointError for a checkpoint of another device or an earlier version, or without
+        its episodes.
         """
         tensors, meta = checkpoint.tensors, checkpoint.meta
         if meta["device"] != self.device.type:
             raise CheckpointError(
                 f"{self.folder.path} was trained on device {meta['device']} and cannot go on "
                 f"on {self.device.type}; resume it with device={meta['device']}"
+            )
+        if "learner" not in tensors:
+            raise CheckpointError(
+                f"{self.folder.path} was trained by an earlier version, which kept no average of "
+                "the weights, and cannot go on; train it anew (telic control and telic evaluate "
+                "still take it)"
             )
         changed = self.collector.restore(tensors["collector"])
         self.trainer.averaged.load_state_dict(tensors["model"])

@@ -24,6 +24,7 @@ from cli_helpers import (
 from envs import RenderingUnavailable, select_gl_backend
 from scripts.settings import Settings, load
 from scripts.training import TrainingRun
+from world_models import latest_checkpoint, load_checkpoint, save_checkpoint
 
 # 130 control steps in episodes of 30; checkpoints and rows of losses in mid-episode.
 SIZES = {
@@ -134,6 +135,20 @@ def test_the_number_of_environments_cannot_change(whole: Callable[..., Path]) ->
         held = 3 if options is BESIDE else 1
         assert run.code == 2
         assert run.error == f"a training with train.num_envs={held} cannot go on with {count}"
+
+
+def test_a_training_of_before_averages_cannot_go_on_but_is_taken_as_it_is(
+    tmp_path: Path, whole: Callable[..., Path]
+) -> None:
+    folder = Path(shutil.copytree(whole(*CEM), tmp_path / "run"))
+    path = latest_checkpoint(folder / "checkpoints")
+    old = load_checkpoint(path)
+    del old.tensors["learner"]
+    save_checkpoint(path, old.tensors, old.meta)
+    run = telic("train", f"resume={folder}", "train.frames=999")
+    assert run.code == 2
+    assert f"{folder} was trained by an earlier version, which kept no average" in run.error
+    assert telic("control", f"run={folder}", "planner=policy").code == 0
 
 
 @pytest.mark.parametrize("alone", ["train.processes=false", "train.overlap=false"])

@@ -146,15 +146,15 @@ class Dmc(Suite):
         """Returns beside the published ones, time, and the targets, for every planner."""
         settings = self.settings
         protocol = (
-            f"One configuration for all tasks, training seeds "
-            f"{', '.join(map(str, settings.seeds))}, {settings.frames} env frames each without "
+            "One configuration for all tasks, training seeds: "
+            f"{', '.join(map(str, settings.seeds))}; {settings.frames} env frames each without "
             "early stop. The last agent is evaluated without exploration noise on "
             f"{settings.episodes} fresh starts, from seed {settings.seed} on; the agent at half of "
             f"the frames, and the curves, on {settings.episodes} other starts, in which nothing "
             "was chosen or stopped. Intervals at 95 %: over the means of the training seeds, or "
             "with a single one over its episodes. A start fails below half of the published "
             "mean. Published: TD-MPC2, mean at 100k env frames. Minutes are those of a training "
-            f"without evaluations, {slots(self.members, settings.workers)} trainings side by side."
+            f"without evaluations, {slots(self.members, settings.workers)} at a time."
         )
         if self.changes or self.choice.options:
             options = flat({"planner": self.choice.options, **self.changes})
@@ -231,7 +231,8 @@ class Dmc(Suite):
 
         Of several planners another picture has them over minutes of training.
         """
-        title = f"dm_control from states, seeds {', '.join(map(str, self.settings.seeds))}"
+        seeds = ", ".join(map(str, self.settings.seeds))
+        title = f"dm_control from states, training seeds: {seeds}"
         by_frames, by_time = [], []
         for task in self._tasks():
             name = task.removeprefix("dmc/")
@@ -316,7 +317,7 @@ def targets_at(
     needed = max(1, len(found) - MISSES[frames])
     share = f"{100 * REACHED:g} % of the published mean"
     texts = (
-        f"{planner}: {share} at {frames} frames on {needed} tasks",
+        f"{planner}: {share} at {frames} frames on {needed} of {len(found)} tasks",
         f"{planner}: every training to {frames} frames within {MINUTES[frames]:g} minutes",
     )
     if not known:
