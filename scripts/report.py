@@ -66,7 +66,7 @@ def _write_page(runs: Sequence[RunResults], path: Path, console: Console) -> Non
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write html={path}: {error.strerror}") from None
-    console.print(f"{path}: {len(runs)} runs, {len(text) / 1e6:.1f} MB")
+    console.print(f"{path}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(text) / 1e6:.1f} MB")
 
 
 def _print_run(run: RunResults, console: Console) -> None:

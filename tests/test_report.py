@@ -75,7 +75,7 @@ def test_the_page_opens_offline_and_holds_tables_and_pictures(
     telic("evaluate", f"run={folder}", "planner=policy,zero", "episodes=2", "decisions=3")
     page = tmp_path / "out" / "page.html"
     done = telic("report", f"run={tmp_path / 'runs'}", f"html={page}")
-    assert done.code == 0 and done.out.startswith(f"{page}: 1 runs"), done
+    assert done.code == 0 and done.out.startswith(f"{page}: 1 run, "), done
     text = page.read_text()
     assert "debug&lt;1&gt;" in text and "<td>policy</td>" in text and "<td>839</td>" in text
     assert text.count("data:image/png;base64,") >= 2

@@ -51,7 +51,7 @@ class LossConfig:
     termination: float = 0.1  # weight of the termination's cross-entropy
     entropy: float = 1e-4  # weight of the policy's entropy
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
-    average_rate: float = 1e-3  # of the moving average of all weights that is the trained model
+    average_rate: float = 1e-3  # of the moving average of all weights that is handed out; 1: none
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
 
     def __post_init__(self) -> None:
@@ -179,8 +179,8 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """What an update depends on beside `model` and `averaged`, for a checkpoint."""
-        own = {"scale": self.scale, "rng": self.rng.get_state()}
-        own["updates"] = torch.tensor(self.updates)
+        updates = torch.tensor(self.updates)
+        own = {"scale": self.scale, "rng": self.rng.get_state(), "updates": updates}
         return own | optimiser_state(self.optimizer, self.target)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
