@@ -19,6 +19,7 @@ from scripts.benchmarks.goals import (
     goal_targets,
     times_to_success,
 )
+from scripts.benchmarks.suite import Target
 from scripts.collect import CollectSettings, record
 from scripts.datasets import HELD_OUT, Dataset
 from scripts.goal_tasks import draw_goals, goal_task
@@ -387,8 +388,10 @@ def test_ablations_change_one_thing_each(run: Path, tmp_path: Path) -> None:
     assert all(f"\n| {change} | " in text for change in ABLATIONS)
 
 
-def cell(planner: str, ms: float, *reached: int | None) -> dict[str, dict[str, object]]:
-    key = {"kind": "open", "planner": planner, "horizon": 80, "ms": ms}
+def cell(
+    planner: str, ms: float, *reached: int | None, kind: str = "open"
+) -> dict[str, dict[str, object]]:
+    key = {"kind": kind, "planner": planner, "horizon": 80, "ms": ms}
     return {"cell": key, "result": {"reached": list(reached)}}
 
 
@@ -409,3 +412,19 @@ def test_targets_compare_success_and_time() -> None:
     # Two plans that reach one half of the goals each are no plan that reaches them all.
     halves = [cell("grasp", 250.0, 20, None), cell("grasp", 1000.0, None, 20)]
     assert goal_targets(task, halves)[0].met is False
+
+
+def test_a_lead_is_over_the_best_of_the_others() -> None:
+    def lead(ours: int, *rivals: int) -> Target:
+        shares = {"grasp": ours, **dict(zip(("cem", "latco"), rivals, strict=True))}
+        rows = [
+            cell(name, 50.0, *[9] * share, *[None] * (10 - share), kind="closed")
+            for name, share in shares.items()
+        ]
+        (target,) = goal_targets("goal/push-t", rows)
+        return target
+
+    ahead = lead(8, 4, 7)
+    assert ahead.met and ahead.measured == "grasp 80 %, cem 40 %, latco 70 %"
+    assert lead(7, 4, 7).met is False
+    assert goal_targets("goal/push-t", [cell("grasp", 50.0, 9, kind="closed")]) == []
