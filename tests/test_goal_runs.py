@@ -415,8 +415,7 @@ def test_targets_compare_success_and_time() -> None:
 
 
 def test_a_lead_is_over_the_best_of_the_others() -> None:
-    def lead(ours: int, *rivals: int) -> Target:
-        shares = {"grasp": ours, **dict(zip(("cem", "latco"), rivals, strict=True))}
+    def lead(**shares: int) -> Target:
         rows = [
             cell(name, 50.0, *[9] * share, *[None] * (10 - share), kind="closed")
             for name, share in shares.items()
@@ -424,7 +423,10 @@ def test_a_lead_is_over_the_best_of_the_others() -> None:
         (target,) = goal_targets("goal/push-t", rows)
         return target
 
-    ahead = lead(8, 4, 7)
-    assert ahead.met and ahead.measured == "grasp 80 %, cem 40 %, latco 70 %"
-    assert lead(7, 4, 7).met is False
-    assert goal_targets("goal/push-t", [cell("grasp", 50.0, 9, kind="closed")]) == []
+    ahead = lead(grasp=8, cem=4, gradient=6, latco=7)
+    assert ahead.met and ahead.measured == "grasp 80 %, cem 40 %, gradient 60 %, latco 70 %"
+    assert lead(grasp=7, cem=4, gradient=7, latco=5).met is False
+    # One rival is enough to miss it, but not to meet it.
+    assert lead(grasp=7, gradient=7).met is False
+    assert lead(grasp=9, gradient=7).met is None
+    assert lead(gradient=7).met is None
