@@ -386,9 +386,13 @@ class Goals(Suite):
         """A picture per run: goals reached within so many steps, and over the horizon of plans."""
         settings = self.settings
         for number, (run, (loaded, _)) in enumerate(self.tasks.items(), 1):
+            limit = loaded.spec.episode_steps
+            assert limit is not None
             found = [row for row in select(rows, run=run) if "reached" in row["result"]]
             panels = [
-                self._within(select(found, kind="closed", ms=ms, horizon=h), f"closed loop, {at}")
+                self._within(
+                    select(found, kind="closed", ms=ms, horizon=h), f"closed loop, {at}", limit
+                )
                 for ms in settings.closed
                 for h in settings.horizons
                 for at in [f"{ms:g} ms per decision, H = {h}"]
@@ -398,17 +402,20 @@ class Goals(Suite):
                 if len(settings.spans) > 1:
                     panels.append(self._over_horizon(chosen, title))
                 else:
-                    panels.append(self._within(chosen, f"{title}, H = {settings.spans[0]}"))
+                    panels += [
+                        self._within(chosen, f"{title}, H = {span}", span)
+                        for span in settings.spans
+                    ]
             path = folder / f"goals-{number}-{loaded.folder.name}.png"
             line_panels(path, panels, f"{loaded.spec.name}: {loaded.folder.name}")
 
-    def _within(self, rows: Rows, title: str) -> Panel:
-        """Share of the goals reached within so many control steps."""
+    def _within(self, rows: Rows, title: str, limit: int) -> Panel:
+        """Share of the goals reached within so many control steps, up to `limit`."""
         lines = []
         for row in rows:
             reached = [one for one in row["result"]["reached"] if one is not None]
             count = len(row["result"]["reached"])
-            steps = sorted({0, *reached})
+            steps = sorted({0, *reached, limit})
             shares = [sum(one <= step for one in reached) / count for step in steps]
             lines.append(Line(row["cell"]["planner"], steps, shares))
         return Panel(title, "control steps", "goals reached", lines)
