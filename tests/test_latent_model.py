@@ -306,7 +306,7 @@ def test_learning_rates_fall_after_their_share_of_a_run(
     """Adam's first step has the length of the learning rate wherever there is a gradient."""
     moved = []
     for reached in (0.0, progress):
-        trainer = make_trainer(lr=1e-3)
+        trainer = make_trainer(lr=1e-3, lr_falls_after=0.4)
         before = trainer.model.head.weight.detach().clone()
         rng_state = experience.rng.get_state()
         trainer.update(experience.sample(64), reached)

@@ -41,7 +41,7 @@ class LossConfig:
     batch_size: int = 128  # windows per update
     lr: float = 1e-3  # of Adam
     final_lr: float = 0.1  # share of lr left at the end of a run
-    lr_falls_after: float = 0.4  # share of a run after which lr begins to fall
+    lr_falls_after: float = 0.9  # share of a run after which lr begins to fall
     encoder_lr_scale: float = 0.3  # learning rate of the encoder relative to lr
     max_gradient_norm: float = 20.0  # of the actor, and of everything else
     rho: float = 0.5  # weight of a loss t steps ahead is rho^t
