@@ -173,7 +173,8 @@ class MPCAgent:
         if not (self._actions.averages and self.model.supports("policy")):
             return amount
         one = torch.ones_like(amount)
-        above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
+        twice = z.unsqueeze(1).expand(-1, 2, -1)
+        above, below = self.model.policy(twice, torch.stack([one, -one], 1)).unbind(1)
         return torch.maximum(amount, 0.5 * (above - below))
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:

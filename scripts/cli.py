@@ -60,6 +60,7 @@ COMMANDS = {
         (
             "telic collect env=goal/pointmaze-umaze policy=smooth-random episodes=2000",
             "telic collect env=goal/pointmaze-medium episodes=5000 steps=200 seed=2",
+            "telic collect policy=agent run=runs/push-t-goal-seed1 planner=grasp episodes=500",
         ),
     ),
     "control": Command(

@@ -4,62 +4,66 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from envs import EnvConfig, EnvSpec, make_env, spec_of
-from envs.goals import GoalSimulation, GoalTask
+from envs import EnvConfig, EnvSpec
+from envs.goals import GoalTask
 from mpc.checks import require_at_least
-from mpc.noise import coloured
 from scripts.datasets import Dataset, Recorded, import_minari, write_dataset
 from scripts.interrupts import noted_signals
+from scripts.loading import PlannerChoice, goal_rows, open_goal_run
 from scripts.option_help import layout, option_rows
+from scripts.options import Options, read_options, split_groups
 from scripts.plots import coverage_picture
+from scripts.recording import POLICIES, AgentEpisodes, PolicyEpisodes, Source
 from scripts.run_folder import RunFolder
-from scripts.settings import load, require_seed
+from scripts.settings import build, prepare_torch, require_seed
 from scripts.tensor_files import read_tensors, write_tensors
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
 from world_models import Episode
 
-POLICIES = ("smooth-random", "random", "scripted")
-SLOWEST = 2.0  # largest power of the frequency with which the power of smooth noise falls
+AGENT = "agent"  # the policy of a trained run
 SHOWN = 40  # episodes in the picture
-Act = Callable[[], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """Options of `telic collect`."""
+    """Options of `telic collect`, beside those of an agent."""
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
-    policy: str = "smooth-random"  # smooth-random, random, scripted (where the task has a script)
+    # smooth-random, random, scripted (where the task has a script), agent (of a trained run)
+    policy: str = "smooth-random"
+    run: str | None = None  # folder of a training for goals, whose agent it is; env is its own
     episodes: int = 2_000
-    steps: int = 100  # control steps of an episode
+    steps: int = 100  # control steps of an episode, at most
     seed: int = 1  # of everything random
     datasets: str = "datasets"  # folder in which datasets lie
     name: str | None = None  # of the dataset; null: made from environment and policy
+    device: str = "auto"  # of an agent: auto, cpu, cuda, mps
+    threads: int = 1  # of torch on the CPU
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        require_at_least(self, 1, "episodes", "steps")
+        require_at_least(self, 1, "episodes", "steps", "threads")
         require_seed(self.seed)
         if self.env.action_block > 1:
             raise ValueError(
                 "env.action_block is for training: data of single actions serves blocks of any size"
             )
-        if self.policy not in POLICIES:
-            choices = ", ".join(POLICIES)
+        if self.policy not in (*POLICIES, AGENT):
+            choices = ", ".join((*POLICIES, AGENT))
             raise ValueError(f"policy must be one of {choices}, got {self.policy!r}")
+        if (self.run is None) == (self.policy == AGENT):
+            raise ValueError(f"run and policy={AGENT} need each other: run=runs/<name>")
 
     @property
     def path(self) -> Path:
@@ -71,100 +75,78 @@ class CollectSettings:
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
     """All options with their defaults."""
-    return layout(option_rows(CollectSettings()))
+    own = [
+        ("planner", "(as trained)", "which planner an agent has; planner.OPTION=value"),
+        ("agent.OPTION", "(as trained)", "such as agent.exploration=0.1"),
+    ]
+    return layout([*option_rows(CollectSettings()), *own, *goal_rows()])
 
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    settings = load(CollectSettings, files, overrides)
-    console, path = make_console(), settings.path
-    parts = path.with_name(f".{path.name}.parts")
-    lock = RunFolder(parts)
+    changes, raw = split_groups(read_options(files, overrides), ("agent", "goal", "planner"))
+    settings = build(CollectSettings, raw)
+    prepare_torch(settings.threads)
     with usage_errors():
         import_minari()
+        source, facts = _source(settings, changes, raw.get("env", {}))
+        settings = replace(settings, env=source.config)
+        path = settings.path
         if path.exists():
             raise UsageError(f"{path} exists already; choose another name=")
-        env = make_env(settings.env)
-        spec = spec_of(env)
-        facts = _facts(settings, spec)
-        make_policy(settings, env, 0)  # finds out now if there is no script
+        parts = path.with_name(f".{path.name}.parts")
+        lock = RunFolder(parts)
         _make_folder(parts)
         lock.lock()
+    console, facts = make_console(), _facts(settings, source.spec) | facts
     try:
         _same_collection(parts, facts)
         with noted_signals() as stop:
-            first = len(list(parts.glob("*.safetensors")))
-            numbers = range(first, settings.episodes)
-            for index in track(
+            done = len(list(parts.glob("*.safetensors")))
+            numbers = range(done - done % source.together, settings.episodes, source.together)
+            for first in track(
                 numbers, "collecting", console=console, disable=not console.is_terminal
             ):
                 if stop:
                     console.print(
-                        f"interrupted after {index} of {settings.episodes} episodes, all saved; "
+                        f"interrupted after {first} of {settings.episodes} episodes, all saved; "
                         "the same command goes on"
                     )
                     return 130
-                found = record(settings, env, index)
-                write_tensors(parts / f"{index:06d}.safetensors", found, flush=False)
-        dataset = write_dataset(path, spec, facts, _parts(parts, settings.episodes))
+                for index, found in enumerate(source.record(first), first):
+                    write_tensors(parts / f"{index:06d}.safetensors", found, flush=False)
+        dataset = write_dataset(path, source.spec, facts, _parts(parts, settings.episodes))
     finally:
-        env.close()
+        source.close()
         lock.release()
     shutil.rmtree(parts)
-    _summarise(settings, dataset, env, spec, console)
+    _summarise(settings, dataset, source, console)
     return 0
 
 
-def record(
-    settings: CollectSettings, env: gymnasium.Env[Any, Any], index: int
-) -> dict[str, torch.Tensor]:
-    """Episode number `index`, from its own random numbers: obs, actions, rewards, states."""
-    rng = np.random.default_rng((settings.seed, index))
-    seed = int(rng.integers(2**31))
-    task, options = env.unwrapped, None
-    if isinstance(task, GoalSimulation):
-        options = {"state": task.draw_state(rng)}
-    obs, info = env.reset(seed=seed, options=options)
-    newest = spec_of(env).newest_dim
-    act = make_policy(settings, env, int(rng.integers(2**31)))
-    seen, states = [obs[-newest:]], [info.get("state")]
-    taken: list[NDArray[np.float32]] = []
-    rewards: list[float] = []
-    terminated = truncated = False
-    while len(taken) < settings.steps and not (terminated or truncated):
-        taken.append(act())
-        obs, reward, terminated, truncated, info = env.step(taken[-1])
-        seen.append(obs[-newest:])
-        rewards.append(float(reward))
-        states.append(info.get("state"))
-    found = {
-        "obs": torch.from_numpy(np.stack(seen)),
-        "actions": torch.from_numpy(np.stack(taken)),
-        "rewards": torch.tensor(rewards),
-        "terminated": torch.tensor(bool(terminated)),
+def _source(
+    settings: CollectSettings, changes: Options, env: Options
+) -> tuple[Source, dict[str, Any]]:
+    """What is recorded, and what to say of it beside the settings."""
+    steps, seed = settings.steps, settings.seed
+    if settings.run is None:
+        if changes:
+            raise UsageError(f"{next(iter(changes))} is an option of policy={AGENT} run=...")
+        return PolicyEpisodes(settings.env, steps, seed, settings.policy), {}
+    loaded = open_goal_run(settings.run, None, settings.device, {**changes, "env": env})
+    if loaded.spec.action_block > 1:
+        raise UsageError(f"{settings.run} was trained with env.action_block, and acts in blocks")
+    choice = PlannerChoice.read(changes, loaded.settings.planner.name)
+    if len(choice.names) > 1:
+        raise UsageError(f"collect takes one planner, got {', '.join(choice.names)}")
+    planner = loaded.make_planner(choice.names[0], choice.options)
+    about = {
+        "run": settings.run,
+        "updates": loaded.trained.updates,
+        "planner": {"name": choice.names[0], **choice.options},
+        "goal": asdict(loaded.settings.goal),
     }
-    if states[0] is not None:
-        found["states"] = torch.from_numpy(np.stack(states))  # type: ignore[arg-type]
-    return found
-
-
-def make_policy(settings: CollectSettings, env: gymnasium.Env[Any, Any], seed: int) -> Act:
-    """Actions (A,) of one episode. Raises ValueError where the task has no script."""
-    rng = np.random.default_rng(seed)
-    spec, task = spec_of(env), env.unwrapped
-    if settings.policy == "scripted":
-        if not isinstance(task, GoalTask):
-            raise ValueError(f"{spec.name} has no scripted policy; use policy=smooth-random")
-        return task.script(rng)
-    white = torch.from_numpy(rng.standard_normal((2 * settings.steps, spec.action_dim)))
-    # Slow noise reaches far but ends at walls, quick noise stays free: every episode has its own.
-    beta = rng.uniform(0.0, SLOWEST) if settings.policy == "smooth-random" else 0.0
-    # Of deviation 1 and clipped: a third of the actions are at the bounds.
-    actions = coloured(white, beta)[: settings.steps].float().numpy()
-    if not spec.choices:
-        actions = actions.clip(-1.0, 1.0)
-    steps = iter(actions)
-    return lambda: next(steps)
+    return AgentEpisodes(loaded, planner, steps, seed), about
 
 
 def _facts(settings: CollectSettings, spec: EnvSpec) -> dict[str, Any]:
@@ -200,8 +182,11 @@ def _same_collection(parts: Path, facts: dict[str, Any]) -> None:
 
 
 def _parts(parts: Path, count: int) -> Iterator[Recorded]:
+    """What was recorded, without episodes that were over before they began."""
     for index in range(count):
         found = read_tensors(parts / f"{index:06d}.safetensors")
+        if not len(found["actions"]):
+            continue
         ended = bool(found["terminated"])
         episode = Episode(found["obs"], found["actions"], found["rewards"], ended)
         states = found.get("states")
@@ -209,13 +194,10 @@ def _parts(parts: Path, count: int) -> Iterator[Recorded]:
 
 
 def _summarise(
-    settings: CollectSettings,
-    dataset: Dataset,
-    env: gymnasium.Env[Any, Any],
-    spec: EnvSpec,
-    console: Console,
+    settings: CollectSettings, dataset: Dataset, source: Source, console: Console
 ) -> None:
     """Say what there is, and draw where it has been."""
+    task, spec = source.envs[0].unwrapped, source.spec
     episodes = list(dataset.read())
     count = sum(one.episode.steps for one in episodes)
     size = sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file())
@@ -223,7 +205,6 @@ def _summarise(
         f"{dataset.path}: {len(episodes)} episodes, {count} control steps of {dataset.env}, "
         f"{size / 1e6:.1f} MB"
     )
-    task = env.unwrapped
     paths = [places for one in episodes if (places := _places(one, task, spec)) is not None]
     if paths:
         names = ("first", "second")
@@ -237,7 +218,8 @@ def _summarise(
         config = "--config pixels " if spec.pictures else ""
         given = {key: getattr(settings.env, key) for key in ("action_repeat", "episode_frames")}
         options = "".join(f"env.{key}={value} " for key, value in given.items() if value)
-        chosen = f"{config}env={dataset.env} {options}data={dataset.path}"
+        data = source.beside(dataset.path)
+        chosen = f"{config}env={dataset.env} {options}data={data}"
         console.print(f"  telic train {chosen} train.objective=goal")
 
 

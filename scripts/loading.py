@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,16 @@ class LoadedGoalRun(Loaded):
 
         Raises ValueError if the data is not there.
         """
+        return self._recorded()[::HELD_OUT]
+
+    def trained_on(self) -> list[Recorded]:
+        """The other recorded episodes of the same dataset."""
+        return [one for i, one in enumerate(self._recorded()) if i % HELD_OUT]
+
+    def _recorded(self) -> list[Recorded]:
         if self.settings.goal.source == "env":
             return []
-        episodes = Dataset.open(Path(self.settings.data)).read(self.spec.action_block)
-        return list(islice(episodes, 0, None, HELD_OUT))
+        return list(Dataset.open(self.settings.datasets[0]).read(self.spec.action_block))
 
 
 def open_run(

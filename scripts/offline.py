@@ -50,28 +50,31 @@ class OfflineRun:
         """Writes nothing. Raises ValueError or UsageError for settings that cannot be trained."""
         self.settings, self.folder = settings, folder
         self.device = resolve_device(settings.device)
-        self.dataset = Dataset.open(Path(settings.data))
+        self.datasets = [Dataset.open(path) for path in settings.datasets]
         self.envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         self.spec = spec_of(self.envs[0])
         goal_task(self.envs[0])
         if self.spec.choices:
             raise ValueError(f"train.objective=goal takes no discrete actions, as {self.spec.name}")
-        self._check_data()
+        for dataset in self.datasets:
+            self._check_data(dataset)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = make_goal_model(self.spec, settings.model)
         self.model = model.to(self.device)
         self.trainer = GoalTrainer(self.model, settings.loss)
-        recorded = list(self.dataset.read(settings.env.action_block))
-        self.held_out = recorded[::HELD_OUT]
+        first, *others = (list(data.read(settings.env.action_block)) for data in self.datasets)
+        self.held_out = first[::HELD_OUT]
         draw_goals(settings.goal, self.held_out, 1, 0)  # finds out now if there are none
-        width = recorded[0].episode.obs.shape[1]
-        if width != self.spec.newest_dim:
-            raise ValueError(
-                f"data={settings.data} has observations of {width} numbers and {self.spec.name} "
-                f"shows {self.spec.newest_dim}; collect it again"
-            )
-        kept = [one.episode for i, one in enumerate(recorded) if i % HELD_OUT]
+        for dataset, (one, *_) in zip(self.datasets, [first, *others], strict=True):
+            width = one.episode.obs.shape[1]
+            if width != self.spec.newest_dim:
+                raise ValueError(
+                    f"data={dataset.path} has observations of {width} numbers and "
+                    f"{self.spec.name} shows {self.spec.newest_dim}; collect it again"
+                )
+        kept = [one.episode for i, one in enumerate(first) if i % HELD_OUT]
+        kept += [one.episode for other in others for one in other]
         length = window_length(self.model, settings.loss)
         self.data = Trajectories(kept, length, settings.seed, self.spec.pictures)
         self.hash = self.data.hash
@@ -154,7 +157,7 @@ class OfflineRun:
         path = self.folder.checkpoints / f"{self.steps:09d}"
         meta = {
             **describe(self.model, self.spec, 1.0),
-            "data": {"path": str(self.dataset.path), "hash": self.hash, **self.dataset.facts},
+            "data": {"path": self.settings.data, "hash": self.hash, **self.datasets[0].facts},
             "updates": self.steps,
             "device": self.device.type,
             "planner": asdict(self.settings.planner),
@@ -174,7 +177,7 @@ class OfflineRun:
         tensors, meta = checkpoint.tensors, checkpoint.meta
         if meta["data"]["hash"] != self.hash:
             raise CheckpointError(
-                f"{self.dataset.path} is not the data that {self.folder.path} was trained on"
+                f"{self.settings.data} is not the data that {self.folder.path} was trained on"
             )
         if meta["device"] != self.device.type:
             raise CheckpointError(
@@ -190,7 +193,7 @@ class OfflineRun:
         """One line on what is trained on what."""
         return (
             f"{self.spec.name}: {self.spec.observations}, {self.spec.actions}, "
-            f"{self.data.windows} windows of {self.dataset.path} (data {self.hash}), planner "
+            f"{self.data.windows} windows of {self.settings.data} (data {self.hash}), planner "
             f"{self.settings.planner.name}"
         )
 
@@ -227,9 +230,9 @@ class OfflineRun:
         for env in self.envs:
             env.close()
 
-    def _check_data(self) -> None:
+    def _check_data(self, dataset: Dataset) -> None:
         """Raise ValueError unless the data was recorded as the environment is seen now."""
-        facts = self.dataset.facts
+        facts = dataset.facts
         now = {
             "env": self.spec.name,
             "obs": self.settings.env.obs,
@@ -239,8 +242,7 @@ class OfflineRun:
             if facts.get(key) != value:
                 option = {"env": "env"}.get(key, f"env.{key}")
                 raise ValueError(
-                    f"data={self.dataset.path} was recorded with {option}={facts.get(key)}, "
-                    f"not {value}"
+                    f"data={dataset.path} was recorded with {option}={facts.get(key)}, not {value}"
                 )
 
     def _warn_of_collapse(self, rank: float) -> None:

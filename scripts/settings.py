@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from world_models import GoalLossConfig, GoalModelConfig, LossConfig, ModelConfi
 DEFAULT_PLANNER = "grasp"
 DISTANCES = ("temporal", "latent")
 SOURCES = ("env", "random", "ahead")
+AND = "+"  # between datasets that are trained on together
 
 
 def require_seed(seed: int) -> None:
@@ -199,7 +201,8 @@ class GoalSettings(RunSettings):
     PLANNER_DEFAULTS: ClassVar = {"all": {"horizon": 8}, "grasp": {"lookahead": 3}}
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
-    data: str = MISSING  # folder of the dataset, see telic collect
+    # Folder of a dataset, see telic collect; or of several, a+b: goals come from the first.
+    data: str = MISSING
     goal: GoalConfig = field(default_factory=GoalConfig)
     model: GoalModelConfig = field(default_factory=GoalModelConfig)
     loss: GoalLossConfig = field(default_factory=GoalLossConfig)
@@ -210,6 +213,11 @@ class GoalSettings(RunSettings):
         super().__post_init__()
         if self.goal.disagreement and self.model.ensemble == 1:
             raise ValueError("goal.disagreement needs members: model.ensemble must be above 1")
+
+    @property
+    def datasets(self) -> list[Path]:
+        """Folders of the datasets."""
+        return [Path(path) for path in self.data.split(AND)]
 
     @property
     def total(self) -> int:

@@ -20,10 +20,10 @@ from scripts.benchmarks.goals import (
     times_to_success,
 )
 from scripts.benchmarks.suite import Target
-from scripts.collect import CollectSettings, record
 from scripts.datasets import HELD_OUT, Dataset
-from scripts.goal_tasks import draw_goals, goal_task
-from scripts.loading import PlannerChoice
+from scripts.goal_tasks import draw_goals, goal_agent, goal_task
+from scripts.loading import PlannerChoice, open_goal_run
+from scripts.recording import TOGETHER, AgentEpisodes, PolicyEpisodes
 from scripts.settings import GoalConfig
 from world_models import latest_checkpoint, load_checkpoint
 
@@ -155,9 +155,8 @@ def test_a_model_of_blocks_is_trained_and_controls(data: Path, tmp_path: Path) -
 
 
 def test_every_episode_has_its_own_random_numbers() -> None:
-    settings = CollectSettings(steps=20)
-    env = make_env("goal/two-rooms")
-    one, other, again = (record(settings, env, index) for index in (0, 1, 0))
+    episodes = PolicyEpisodes(EnvConfig("goal/two-rooms"), 20, 1, "smooth-random")
+    (one,), (other,), (again,) = (episodes.record(index) for index in (0, 1, 0))
     assert not torch.equal(one["actions"], other["actions"])
     assert torch.equal(one["obs"], again["obs"]) and torch.equal(one["actions"], again["actions"])
 
@@ -165,7 +164,9 @@ def test_every_episode_has_its_own_random_numbers() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("policy=expert",), "policy must be one of smooth-random, random, scripted"),
+        (("policy=expert",), "policy must be one of smooth-random, random, scripted, agent"),
+        (("policy=agent",), "run and policy=agent need each other: run=runs/<name>"),
+        (("planner=cem",), "planner is an option of policy=agent run=..."),
         (("episodes=0",), "episodes must be at least 1"),
         (("env=dmc/cartpole-swingup", "policy=scripted"), "has no scripted policy"),
     ],
@@ -175,6 +176,69 @@ def test_collections_that_make_no_sense_are_refused(
 ) -> None:
     assert words in telic("collect", ENV, f"datasets={tmp_path / 'x'}", *options).error
     assert not (tmp_path / "x").exists()
+
+
+def test_what_an_agent_meets_is_recorded_and_trained_on(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    options = ("policy=agent", f"run={run}", "planner=cem", "planner.iterations=1", "steps=8")
+    count, path = TOGETHER + 3, tmp_path / "two-rooms-agent-v0"
+    result = telic("collect", *options, f"episodes={count}", f"datasets={tmp_path}")
+    assert result.code == 0, result.err
+    together = f"data={data}+{path}"
+    assert together in result.out.replace("\n", "")
+    dataset = Dataset.open(path)
+    episodes, env = list(dataset.read()), make_env("goal/two-rooms")
+    assert len(episodes) == count
+    for one in (episodes[0], episodes[-1]):
+        assert one.states is not None and 1 <= one.episode.steps <= 8
+        env.reset(seed=0, options={"state": one.states[0]})
+        for t, action in enumerate(one.episode.actions.numpy()):
+            obs, *_ = env.step(action)
+            assert np.array_equal(obs, one.episode.obs[t + 1].numpy())
+    about = {key: dataset.facts[key] for key in ("policy", "run", "updates", "planner")}
+    planner = {"name": "cem", "iterations": 1}
+    assert about == {"policy": "agent", "run": str(run), "updates": 40, "planner": planner}
+
+    both = tmp_path / "both"
+    words = (ENV, together, "train.objective=goal", f"runs={tmp_path}", "name=both")
+    trained = telic("train", *words, *SIZES)
+    assert trained.code == 0, trained.err
+    kept = EPISODES - len(range(0, EPISODES, HELD_OUT))
+    windows = kept * (30 - 4) + sum(max(0, one.episode.steps - 4) for one in episodes)
+    assert f"{windows} windows of" in trained.out.replace("\n", " ")
+    for source in ("random", "ahead"):
+        shown = telic("control", f"run={both}", f"goal.source={source}", "plan_plot=false")
+        assert shown.code == 0, shown.err
+
+
+def test_an_agent_begins_where_its_model_was_trained_and_takes_turns_with_noise(
+    run: Path,
+) -> None:
+    loaded = open_goal_run(str(run), None, "cpu", {"goal": {"source": "random"}})
+    planner = loaded.make_planner("policy", {})
+    episodes = AgentEpisodes(loaded, planner, 4, 1)
+    one, again, other = (episodes.record(first) for first in (0, 0, TOGETHER))
+    paths = [path.states for path in loaded.held_out()]
+    seen = {tuple(state) for path in paths if path is not None for state in path}
+    assert seen and not any(tuple(e["states"][0].tolist()) in seen for e in one)
+    for a, b in zip(one, again, strict=True):
+        assert torch.equal(a["actions"], b["actions"]) and torch.equal(a["obs"], b["obs"])
+    assert not torch.equal(one[0]["obs"][0], other[0]["obs"][0])
+
+    settings, model = loaded.settings, loaded.trained.model
+    starts = [e["obs"][0].numpy() for e in other]
+    goals = np.stack([goal_seen(env) for env in episodes.envs])  # of the last ones recorded
+    agent = goal_agent(model, planner, settings.agent, settings.goal, goals)
+    quiet, _ = agent.act(np.stack(starts), agent.start(0))
+    begun = [i for i, e in enumerate(other) if len(e["actions"])]
+    as_planned = [np.allclose(quiet[i], other[i]["actions"][0], atol=1e-5) for i in begun]
+    assert len(begun) > TOGETHER / 2 and as_planned == [i % 2 == 0 for i in begun]
+
+
+def goal_seen(env: Any) -> Any:
+    task = env.unwrapped
+    return task.restore(task.goal)
 
 
 def test_a_dataset_is_never_overwritten(data: Path) -> None:
