@@ -201,8 +201,7 @@ class GoalSettings(RunSettings):
     PLANNER_DEFAULTS: ClassVar = {"all": {"horizon": 8}, "grasp": {"lookahead": 3}}
 
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name="goal/pointmaze-umaze"))
-    # Folder of a dataset, see telic collect; or of several, a+b: goals come from the first.
-    data: str = MISSING
+    data: str = MISSING  # folder of the dataset, or of several: a+b; goals come from the first
     goal: GoalConfig = field(default_factory=GoalConfig)
     model: GoalModelConfig = field(default_factory=GoalModelConfig)
     loss: GoalLossConfig = field(default_factory=GoalLossConfig)

@@ -599,9 +599,9 @@ def test_goals_are_planned_for_until_they_are_reached(name: str, homing: Any) ->
         agent = MPCAgent(homing, planner, GoalDistance(torch.tensor(goals)), 1.0)
         plan = agent.act
 
-        def act(obs: np.ndarray, memory: Memory) -> Any:
+        def act(obs: np.ndarray, memory: Memory, explore: np.ndarray) -> Any:
             rows.append(len(obs))
-            return plan(obs, memory)
+            return plan(obs, memory, explore)
 
         agent.act = act  # type: ignore[method-assign, assignment]
         return agent
