@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,16 @@ class LoadedGoalRun(Loaded):
 
         Raises ValueError if the data is not there.
         """
-        return self._recorded()[::HELD_OUT]
+        return list(islice(self._recorded(), 0, None, HELD_OUT))
 
     def trained_on(self) -> list[Recorded]:
         """The other recorded episodes of the same dataset."""
         return [one for i, one in enumerate(self._recorded()) if i % HELD_OUT]
 
-    def _recorded(self) -> list[Recorded]:
+    def _recorded(self) -> Iterator[Recorded]:
         if self.settings.goal.source == "env":
-            return []
-        return list(Dataset.open(self.settings.datasets[0]).read(self.spec.action_block))
+            return iter(())
+        return Dataset.open(self.settings.datasets[0]).read(self.spec.action_block)
 
 
 def open_run(

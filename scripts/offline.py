@@ -14,7 +14,7 @@ import torch
 from agents import run_goal_episodes
 from envs import make_env, spec_of
 from scripts.agent_files import describe, make_goal_model
-from scripts.datasets import HELD_OUT, Dataset
+from scripts.datasets import HELD_OUT, Dataset, Recorded
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.metrics import MetricsLogger
 from scripts.plots import Line, success_curve
@@ -63,16 +63,9 @@ class OfflineRun:
             model = make_goal_model(self.spec, settings.model)
         self.model = model.to(self.device)
         self.trainer = GoalTrainer(self.model, settings.loss)
-        first, *others = (list(data.read(settings.env.action_block)) for data in self.datasets)
+        first, *others = (self._read(dataset) for dataset in self.datasets)
         self.held_out = first[::HELD_OUT]
         draw_goals(settings.goal, self.held_out, 1, 0)  # finds out now if there are none
-        for dataset, (one, *_) in zip(self.datasets, [first, *others], strict=True):
-            width = one.episode.obs.shape[1]
-            if width != self.spec.newest_dim:
-                raise ValueError(
-                    f"data={dataset.path} has observations of {width} numbers and "
-                    f"{self.spec.name} shows {self.spec.newest_dim}; collect it again"
-                )
         kept = [one.episode for i, one in enumerate(first) if i % HELD_OUT]
         kept += [one.episode for other in others for one in other]
         length = window_length(self.model, settings.loss)
@@ -244,6 +237,17 @@ class OfflineRun:
                 raise ValueError(
                     f"data={dataset.path} was recorded with {option}={facts.get(key)}, not {value}"
                 )
+
+    def _read(self, dataset: Dataset) -> list[Recorded]:
+        """All episodes. Raises ValueError if they do not show what the environment shows."""
+        recorded = list(dataset.read(self.settings.env.action_block))
+        width = recorded[0].episode.obs.shape[1]
+        if width != self.spec.newest_dim:
+            raise ValueError(
+                f"data={dataset.path} has observations of {width} numbers and {self.spec.name} "
+                f"shows {self.spec.newest_dim}; collect it again"
+            )
+        return recorded
 
     def _warn_of_collapse(self, rank: float) -> None:
         if rank < COLLAPSED * self.model.latent_dim and self.finished:

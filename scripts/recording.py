@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,8 +133,7 @@ class PolicyEpisodes(Source):
             assert isinstance(task, GoalTask)
             return task.script(rng)
         white = torch.from_numpy(rng.standard_normal((2 * self.steps, self.spec.action_dim)))
-        # Slow noise reaches far but ends at walls, quick noise stays free: every episode has its
-        # own.
+        # Slow noise reaches far but ends at walls, quick noise stays free: each has its own kind.
         beta = rng.uniform(0.0, SLOWEST) if self.policy == "smooth-random" else 0.0
         # Of deviation 1 and clipped: a third of the actions are at the bounds.
         actions = coloured(white, beta)[: self.steps].float().numpy()
@@ -158,17 +157,18 @@ class AgentEpisodes(Source):
         super().__init__(loaded.settings.env, steps, seed)
         self.loaded, self.planner = loaded, planner
         self.recorded = loaded.trained_on()
-        self._starts(0)  # finds out now if there are none
+        draw_goals(loaded.settings.goal, self.recorded, 1, 0)  # finds out now if there are none
 
     def record(self, first: int) -> list[Recording]:
         """Episodes side by side, with one batched plan for all."""
         settings, model = self.loaded.settings, self.loaded.trained.model
-        seed, *seeds = self._rng(first).integers(2**31, size=1 + self.together).tolist()
+        rng = np.random.default_rng((self.seed, first))
+        seed, *seeds = rng.integers(2**31, size=1 + self.together).tolist()
         run_goal_episodes(
             lambda goals: goal_agent(model, self.planner, settings.agent, settings.goal, goals),
             self.envs,
             seeds,
-            self._starts(first),
+            draw_goals(settings.goal, self.recorded, self.together, seed),
             self.steps,
             agent_seed=seed,
             device=str(self.loaded.device),
@@ -179,10 +179,3 @@ class AgentEpisodes(Source):
     def beside(self, path: Path) -> str:
         """The data that the agent's model was trained on, and its own."""
         return AND.join([self.loaded.settings.data, str(path)])
-
-    def _rng(self, first: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, first))
-
-    def _starts(self, first: int) -> Sequence[Any]:
-        seed = int(self._rng(first).integers(2**31))
-        return draw_goals(self.loaded.settings.goal, self.recorded, self.together, seed)
