@@ -280,7 +280,7 @@ def path_picture(
     axes.plot(*np.asarray(goal), "*", color="#2e8b57", ms=16, label="goal")
     _draw_floor(axes, walls, names)
     axes.set_aspect("equal")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     _save(figure, path)
 
 
