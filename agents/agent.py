@@ -170,11 +170,11 @@ class MPCAgent:
     def _uncertainty(self, z: Tensor, least: Tensor) -> Tensor:
         """Amount of exploration (B, A): the policy prior's deviation, or `least` (B, 1)."""
         amount = least.expand(-1, self._actions.dim)
-        if not (self._actions.averages and self.model.supports("policy")):
+        known = self.model.supports("policy") and self.model.policy_has_spread
+        if not (self._actions.averages and known):
             return amount
         one = torch.ones_like(amount)
-        twice = z.unsqueeze(1).expand(-1, 2, -1)
-        above, below = self.model.policy(twice, torch.stack([one, -one], 1)).unbind(1)
+        above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
         return torch.maximum(amount, 0.5 * (above - below))
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:

@@ -48,6 +48,7 @@ class WorldModel(nn.Module):
     latent_dim: int
     action_dim: int
     history: int = 1  # h, how many of the last latents a step depends on
+    policy_has_spread: bool = True  # whether samples of the policy prior differ as it is unsure
 
     @property
     def action_space(self) -> ActionSpace:

@@ -215,7 +215,8 @@ def test_what_an_agent_meets_is_recorded_and_trained_on(
 def test_an_agent_begins_where_its_model_was_trained_and_takes_turns_with_noise(
     run: Path,
 ) -> None:
-    loaded = open_goal_run(str(run), None, "cpu", {"goal": {"source": "random"}})
+    changes = {"goal": {"source": "random"}, "agent": {"exploration": 0.01}}
+    loaded = open_goal_run(str(run), None, "cpu", changes)
     planner = loaded.make_planner("policy", {})
     episodes = AgentEpisodes(loaded, planner, 4, 1)
     one, again, other = (episodes.record(first) for first in (0, 0, TOGETHER))
@@ -232,8 +233,9 @@ def test_an_agent_begins_where_its_model_was_trained_and_takes_turns_with_noise(
     agent = goal_agent(model, planner, settings.agent, settings.goal, goals)
     quiet, _ = agent.act(np.stack(starts), agent.start(0))
     begun = [i for i, e in enumerate(other) if len(e["actions"])]
-    as_planned = [np.allclose(quiet[i], other[i]["actions"][0], atol=1e-5) for i in begun]
-    assert len(begun) > TOGETHER / 2 and as_planned == [i % 2 == 0 for i in begun]
+    noise = [np.abs(other[i]["actions"][0].numpy() - quiet[i]).max() for i in begun]
+    assert len(begun) > TOGETHER / 2 and max(noise) < 0.1
+    assert [amount < 1e-5 for amount in noise] == [i % 2 == 0 for i in begun]
 
 
 def goal_seen(env: Any) -> Any:

@@ -189,6 +189,8 @@ class GoalModel(WorldModel):
 class Towards(WorldModel):
     """A goal-conditioned model with the policy prior to one goal per problem."""
 
+    policy_has_spread = False
+
     def __init__(self, model: GoalModel, goal: Tensor) -> None:
         """`goal` (B, Z)."""
         super().__init__()
