@@ -195,14 +195,14 @@ def _configs(files: Sequence[str]) -> list[str]:
 
 def _difference(stored: Settings, wanted: Settings) -> str:
     """The first option in which two trainings differ that a resume cannot change, or nothing."""
-    was, asked = (dict(flat(_options_of(settings))) for settings in (stored, wanted))
+    was, asked = (dict(flat(options_of(settings))) for settings in (stored, wanted))
     for key, value in asked.items():
         if key.partition(".")[0] not in (*CHANGEABLE, *PLACES) and was.get(key) != value:
             return f"{key} is {was.get(key)}, not {value}"
     return ""
 
 
-def _options_of(settings: Settings) -> dict[str, Any]:
+def options_of(settings: Settings) -> dict[str, Any]:
     """All options, nested."""
     found: Any = OmegaConf.to_container(OmegaConf.structured(settings))
     return dict(found)

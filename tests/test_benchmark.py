@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 from collections.abc import Callable
@@ -633,6 +634,40 @@ def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
     again = telic("benchmark", *options)
     assert again.code == 0 and "4 trainings, 4 of them finished before" in again.out
     assert "4 of 4 cells are finished already" in again.out
+
+
+def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
+    """Half of a table from a file, whose run is gone; the whole is that of one command."""
+    options = (*TINY_DMC, "tasks=cartpole-balance", f"runs={tmp_path / 'runs'}", "workers=1")
+    assert telic("benchmark", *options, "seeds=1", f"out={tmp_path / 'a'}").code == 0
+    file = tmp_path / "a" / "dmc.json"
+    shutil.rmtree(tmp_path / "runs")
+    both = (*options, "seeds=2,1", f"out={tmp_path / 'both'}", f"results={file}")
+    run = telic("benchmark", *both)
+    assert run.code == 0 and "1 of 2 trainings are in the results given" in run.out, run
+    assert not (tmp_path / "runs" / "cartpole-balance-grasp-seed1").exists()
+    cells = results(tmp_path / "both", "dmc")["cells"]
+    assert [row["cell"]["seed"] for row in cells] == [2, 1]
+    assert cells[1] == results(tmp_path / "a", "dmc")["cells"][0]
+    text = (tmp_path / "both" / "dmc.md").read_text()
+    assert "cores" in text and "(2 trainings)" in text
+
+    content, changed = json.loads(file.read_text()), tmp_path / "changed.json"
+    content["cells"][0]["result"]["returns"][0] += 1
+    changed.write_text(json.dumps(content))
+    refused = (
+        (("loss.lr=0.01",), "is of loss.lr=0.001, not 0.01; give the options by which"),
+        (("episodes=3",), "is of episodes=2, not 3"),
+        ((f"results={file},{changed}",), "changed.json and another file differ in"),
+        ((f"results={tmp_path / 'no.json'}",), "no.json: No such file or directory"),
+        ((f"results={tmp_path / 'both' / 'dmc.md'}",), "dmc.md is not the dmc.json of a"),
+    )
+    for more, message in refused:
+        run = telic("benchmark", *both, f"runs={tmp_path / 'others'}", *more)
+        assert run.code == 2 and message in run.err.replace("\n", " "), run
+    del content["basis"]["facts"]["terms"]
+    file.write_text(json.dumps(content))
+    assert "does not tell by which options grasp was trained" in telic("benchmark", *both).error
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from mpc.checks import require_at_least
+from scripts.benchmarks.earlier import EarlierResults
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -20,6 +22,7 @@ from scripts.benchmarks.suite import (
     Suite,
     SuiteSettings,
     Target,
+    machine,
     select,
     skipped,
     table,
@@ -31,11 +34,11 @@ from scripts.metrics import read_column
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels
 from scripts.reference import published_return, reference_curves
-from scripts.run_results import flat
+from scripts.run_results import PER_RUN, flat
 from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
-from scripts.sweep import Member, plan, slots, sweep
+from scripts.sweep import Member, options_of, plan, slots, sweep
 
 TASKS = (
     "cartpole-balance",
@@ -67,6 +70,8 @@ class DmcSettings(SuiteSettings):
     episodes: int = 20  # per evaluation
     runs: str = "runs/dmc"  # folder of the trainings; those that are finished are not repeated
     workers: int | None = None  # trainings side by side; null: as many as there are cores
+    # dmc.json of the same options, such as from other machines: what they hold is not repeated
+    results: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -101,28 +106,47 @@ class Dmc(Suite):
         }
         common |= flat({"planner": choice.options, **changes})
         self.members = plan([], [f"{key}={_word(value)}" for key, value in common.items()])
+        self.earlier = EarlierResults(settings.results, self.name)
+        rows = self.earlier.rows(self.facts()["terms"])
+        results = [(row["cell"], row["result"]) for row in rows]
+        self.known = {m.name: r for m in self.members for key, r in results if key == _key(m)}
 
     @classmethod
     def default_planners(cls) -> list[str]:
         """The planner that trains unless `planner` names others."""
         return [DEFAULT_PLANNER]
 
+    def facts(self) -> dict[str, Any]:
+        """By which options every planner's agents are trained and evaluated, and earlier results.
+
+        Options of the tasks, seeds and places of the trainings are left out.
+        """
+        settings, terms = self.settings, {}
+        own = {name: getattr(settings, name) for name in ("seed", "episodes", "threads")}
+        for member in self.members:
+            options = dict(flat(options_of(member.settings)))
+            same = {k: v for k, v in options.items() if k.partition(".")[0] not in PER_RUN}
+            del same["env.name"]
+            terms[member.settings.planner.name] = own | same
+        return {"terms": terms, "results": self.earlier.digests}
+
     def prepare(self, console: Console) -> int:
         """Train what has not been trained."""
-        return sweep(self.members, LocalEngine(slots(self.members, self.settings.workers)), console)
+        members = [member for member in self.members if member.name not in self.known]
+        if len(members) < len(self.members):
+            count = len(self.members) - len(members)
+            console.print(f"{count} of {len(self.members)} trainings are in the results given")
+        engine = LocalEngine(slots(self.members, self.settings.workers))
+        return sweep(members, engine, console) if members else 0
 
     def cells(self) -> list[Cell]:
         """The evaluation of every training."""
-        cells = []
-        for member in self.members:
-            settings = member.settings
-            key: dict[str, Any] = {"kind": "return", "task": settings.env.name}
-            key |= {"planner": settings.planner.name, "seed": settings.seed}
-            cells.append(Cell(key, partial(self._measure, member)))
-        return cells
+        return [Cell(_key(member), partial(self._measure, member)) for member in self.members]
 
     def _measure(self, member: Member) -> dict[str, Any]:
         """Fresh episodes of the last agent, and what its training wrote down."""
+        if member.name in self.known:
+            return self.known[member.name]
         if member.state not in ("finished", "skipped"):
             return {"skipped": f"its training {member.state}, see {member.log}"}
         loaded = open_run(str(member.folder), None, "auto", {})
@@ -140,6 +164,7 @@ class Dmc(Suite):
             "seconds": read_column(metrics, "time/training_s")[1],
             "ms": {part: values[-1] for part, values in spent.items() if values},
             "version": loaded.trained.checkpoint.meta["version"],
+            "machine": machine() | {"at_once": slots(self.members, self.settings.workers)},
         }
 
     def report(self, rows: Rows) -> Report:
@@ -154,13 +179,14 @@ class Dmc(Suite):
             "was chosen or stopped. Intervals at 95 %: over the means of the training seeds, or "
             "with a single one over its episodes. A start fails below half of the published "
             "mean. Published: TD-MPC2, mean at 100k env frames. Minutes are those of a training "
-            f"without evaluations, {slots(self.members, settings.workers)} at a time."
+            "without evaluations."
         )
         if self.changes or self.choice.options:
             options = flat({"planner": self.choice.options, **self.changes})
             protocol += f" Options: `{' '.join(f'{k}={_word(v)}' for k, v in options)}`."
         versions = {row["result"]["version"] for row in rows if "version" in row["result"]}
         protocol += f" Trained by telic {', '.join(sorted(versions))}." if versions else ""
+        protocol += f" Trained on: {_machines(rows)}." if versions else ""
         sections, targets = [], []
         for planner in self.choice.names:
             found = {task: self._results(rows, planner, task) for task in self._tasks()}
@@ -330,6 +356,23 @@ def targets_at(
         Target(texts[0], measured, reached >= needed),
         Target(texts[1], f"{slowest:.1f} at most", slowest <= MINUTES[frames]),
     ]
+
+
+def _key(member: Member) -> dict[str, Any]:
+    """What tells a training's cell from the others."""
+    settings = member.settings
+    key = {"kind": "return", "task": settings.env.name}
+    return key | {"planner": settings.planner.name, "seed": settings.seed}
+
+
+def _machines(rows: Rows) -> str:
+    """The machines that trained, and how many of the agents each."""
+    found = [row["result"]["machine"] for row in rows if "machine" in row["result"]]
+    words = [
+        f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['at_once']} at a time"
+        for one in found
+    ]
+    return "; ".join(f"{word} ({count} trainings)" for word, count in Counter(words).items())
 
 
 def _thousands(frames: Sequence[int]) -> list[float]:
