@@ -14,6 +14,7 @@ from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_f
 from envs import EnvConfig, make_env
 from scripts.benchmarks.goals import (
     ABLATIONS,
+    RIVALS,
     Goals,
     GoalsSettings,
     goal_targets,
@@ -496,3 +497,15 @@ def test_a_lead_is_over_the_best_of_the_others() -> None:
     assert lead(grasp=7, gradient=7).met is False
     assert lead(grasp=9, gradient=7).met is None
     assert lead(gradient=7).met is None
+
+
+def test_a_lead_is_told_for_every_budget() -> None:
+    """At equal time: what others reach with more of it does not count."""
+    rows = [
+        *(cell("grasp", ms, 9, 9, 9, None, kind="closed") for ms in (10.0, 50.0)),
+        *(cell(name, 10.0, 9, 9, None, None, kind="closed") for name in RIVALS),
+        *(cell(name, 50.0, 9, 9, 9, None, kind="closed") for name in RIVALS),
+    ]
+    little, much = goal_targets("goal/push-t", rows)
+    assert little.met and "closed loop, 10 ms" in little.text
+    assert much.met is False and "closed loop, 50 ms" in much.text

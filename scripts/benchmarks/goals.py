@@ -397,10 +397,14 @@ class Goals(Suite):
                 for h in settings.horizons
                 for at in [f"{ms:g} ms per decision, H = {h}"]
             ]
+            if len(settings.closed) > 1:
+                for h in settings.horizons:
+                    chosen = select(found, kind="closed", horizon=h)
+                    panels.append(self._over("ms", chosen, f"closed loop, H = {h}"))
             for ms in settings.open:
                 chosen, title = select(found, kind="open", ms=ms), f"open loop, {ms:g} ms per plan"
                 if len(settings.spans) > 1:
-                    panels.append(self._over_horizon(chosen, title))
+                    panels.append(self._over("horizon", chosen, title))
                 else:
                     panels += [
                         self._within(chosen, f"{title}, H = {span}", span)
@@ -420,16 +424,17 @@ class Goals(Suite):
             lines.append(Line(row["cell"]["planner"], steps, shares))
         return Panel(title, "control steps", "goals reached", lines)
 
-    def _over_horizon(self, rows: Rows, title: str) -> Panel:
-        """Success with its interval over the horizon."""
+    def _over(self, axis: str, rows: Rows, title: str) -> Panel:
+        """Success with its interval over a number of the cells: horizon, or ms of a decision."""
         lines: list[Line] = []
         for name in self.choice.names:
             points = [
-                (row["cell"]["horizon"], *_tuple(rate(row["result"])))
+                (row["cell"][axis], *_tuple(rate(row["result"])))
                 for row in select(rows, planner=name)
             ]
             lines += lines_through(name, sorted(points))
-        return Panel(title, "horizon H", "goals reached", lines)
+        words = {"horizon": "horizon H", "ms": "milliseconds per decision"}
+        return Panel(title, words[axis], "goals reached", lines)
 
 
 def _ablation_tables(rows: Rows) -> Iterator[str]:
@@ -500,7 +505,9 @@ def goal_targets(env: str, rows: Rows) -> list[Target]:
         met = min(one.point for one in rates.values()) >= CLOSED[env] if rates else None
         targets.append(Target(text, measured, met))
     if env in LEAD:
-        targets.append(_lead_target(env, select(rows, kind="closed")))
+        closed = select(rows, kind="closed")
+        budgets = sorted({row["cell"]["ms"] for row in closed})
+        targets += [_lead_target(env, ms, select(closed, ms=ms)) for ms in budgets]
     if env in OPEN:
         horizon, least = OPEN[env]
         cells = select(rows, kind="open", horizon=horizon)
@@ -532,14 +539,15 @@ def goal_targets(env: str, rows: Rows) -> list[Target]:
     return targets
 
 
-def _lead_target(env: str, rows: Rows) -> Target:
-    """By how much GRASP is above its rivals, each at its best horizon and budget."""
+def _lead_target(env: str, ms: float, rows: Rows) -> Target:
+    """By how much GRASP is above its rivals with so much time, each at its best horizon."""
     best: dict[str, float] = {}
     for row in rows:
         if "reached" in row["result"]:
             name = row["cell"]["planner"]
             best[name] = max(best.get(name, 0.0), rate(row["result"]).point)
-    text = f"{env}, closed loop: {OURS} is {100 * LEAD[env]:.0f} points above {', '.join(RIVALS)}"
+    lead = f"{OURS} is {100 * LEAD[env]:.0f} points above {', '.join(RIVALS)}"
+    text = f"{env}, closed loop, {ms:g} ms: {lead}"
     known = [name for name in (OURS, *RIVALS) if name in best]
     measured = ", ".join(f"{name} {100 * best[name]:.0f} %" for name in known) or "–"
     # Rounded, because shares of 100 pairs are no binary numbers.
