@@ -12,8 +12,17 @@ from typing import Any, TypeVar
 import torch
 import torch._functorch.config
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger(__name__)
+
+# Of torch.compile, by the type of the device. A C++ wrapper saves much on a CPU; on a GPU such code
+# fails: `backward` runs in a thread without a CUDA context, and C++ alone makes none. There small
+# models leave most of the time to the launching of kernels, which a graph does all at once.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"cpp_wrapper": True},
+    "cuda": {"triton.cudagraphs": True},
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +47,17 @@ def _device_type(arguments: Iterable[Any]) -> str:
     return next((x.device.type for x in arguments if isinstance(x, Tensor)), "cpu")
 
 
+def _records_graphs() -> bool:
+    """Whether this thread can record CUDA graphs.
+
+    Before torch 2.13 only the one that imported it can, and an assertion ends all others.
+    """
+    from torch._inductor import cudagraph_trees
+
+    everywhere = hasattr(cudagraph_trees, "_initialize_tls")
+    return everywhere or torch._C._is_key_in_tls("tree_manager_containers")
+
+
 def compiled(function: F, enabled: bool = True) -> F:
     """`function` compiled for fixed shapes; the function itself if disabled or not possible.
 
@@ -49,19 +69,24 @@ def compiled(function: F, enabled: bool = True) -> F:
         _warn_of_missing_compiler()
         return function
     chosen: list[Any] = []  # what to call, from the first call on
+    kind = ""  # of device, from the first call on
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal kind
         if not chosen:
-            # Saves much on a CPU. On a GPU such code fails: `backward` runs in a thread without a
-            # CUDA context, and C++ alone makes none.
-            options: dict[str, Any] = {"cpp_wrapper": _device_type(args) == "cpu"}
+            kind = _device_type(args)
+            options = OPTIONS.get(kind, {})
+            if kind == "cuda" and not _records_graphs():
+                options = {}
             chosen.append(torch.compile(function, dynamic=False, options=options))
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
             # With its gradient, which would else be compiled, and fail, in `backward`.
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return chosen[0](*args, **kwargs)
+                found = chosen[0](*args, **kwargs)
+            # The next replay of a CUDA graph writes into the same memory.
+            return tree_map_only(Tensor, torch.clone, found) if kind == "cuda" else found
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             logger.warning("torch.compile failed, running without it: %s", reason)

@@ -108,9 +108,8 @@ def descend(
     best: tuple[Tensor, Tensor, Tensor] | None = None
     costs, norms = [], []
     for i in iterations:
-        step = rollouts.descend(
-            *model, space, state, actions, moments, rate_at(cfg, i, cfg.iterations), cfg.action_clip
-        )
+        rate = rate_at(cfg, i, cfg.iterations).to(actions.device)
+        step = rollouts.descend(*model, space, state, actions, moments, rate, cfg.action_clip)
         found = actions, finite_or_worst(step.cost), step.states
         best = found if best is None else cheapest(best, found)
         costs.append(found[1].min(1).values.mean())

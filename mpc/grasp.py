@@ -120,15 +120,15 @@ class Path(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Step lengths of one iteration; tensors, so that compiled code is made once for all."""
+    """Step lengths of one iteration."""
 
-    action: Tensor
-    state: Tensor
-    noise: Tensor  # standard deviation, relative to the spread of latents
+    action: float | Tensor  # tensors while iterating, so that compiled code is made once for all
+    state: float | Tensor
+    noise: float | Tensor  # standard deviation, relative to the spread of latents
 
 
-def schedule(cfg: GraspConfig) -> list[Rates]:
-    """The rates of all iterations."""
+def schedule(cfg: GraspConfig) -> Tensor:
+    """The rates of all iterations, (iterations, 3), on the CPU."""
     rates = []
     noisy = int(cfg.noise_until * cfg.iterations)  # iterations that add noise
     for i in range(cfg.iterations):
@@ -140,8 +140,8 @@ def schedule(cfg: GraspConfig) -> list[Rates]:
             state = annealed(cfg.state_lr, progress, cfg.final_lr)
         share = noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0.0
         noise = cfg.noise * cfg.state_lr * share
-        rates.append(Rates(*torch.tensor([action, state, noise])))
-    return rates
+        rates.append(Rates(action, state, noise))
+    return torch.tensor(rates)
 
 
 def iterate(
@@ -216,14 +216,14 @@ class Grasp(Planner[GraspConfig]):
         start, backward, done = path, 0, 0
         calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
+        rates = self._schedule.to(problem.state.device)
         losses: list[Tensor] = []
         norms = []
         for i in self.iterations(cfg.iterations):
-            rates = self._schedule[i]
-            if rates.noise and i % cfg.noise_every == 0:
+            if self._schedule[i, 2] and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
             path, lifted, norm = self._iterate(
-                *model, space, cfg, problem.state, path, rates, noise
+                *model, space, cfg, problem.state, path, Rates(*rates[i]), noise
             )
             path = path._replace(actions=space.project(path.actions))
             forward, backward, done = forward + calls, backward + calls, i + 1
@@ -399,7 +399,7 @@ class Grasp(Planner[GraspConfig]):
         else:
             moments = Adam.zeros(actions)
             for i in range(cfg.sync_steps):
-                rate = rate_at(cfg, i, cfg.sync_steps)
+                rate = rate_at(cfg, i, cfg.sync_steps).to(actions.device)
                 step = self._rollouts.descend(
                     *model, problem.actions, window, actions, moments, rate, cfg.action_clip
                 )
@@ -487,7 +487,7 @@ class Grasp(Planner[GraspConfig]):
         """Means over B and K by iteration, for the log."""
         parts = dict(zip(Lifted._fields, torch.stack(losses, 1).mean((-2, -1)), strict=True))
         actions, states = torch.stack(norms, 1)
-        sigma = torch.stack([rates.noise for rates in self._schedule[: len(losses)]])
+        sigma = self._schedule[: len(losses), 2]
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}
 
 

@@ -55,7 +55,7 @@ class TrainConfig:
     random_steps: int = 2_500  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
-    overlap: bool = True  # whether the model learns on a thread of its own while the agent acts
+    overlap: bool = True  # whether the model learns while the agent acts; never so on CUDA
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
     disturb_every: int = 2  # one in so many episodes begins with random actions; 0: none

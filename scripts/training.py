@@ -6,10 +6,11 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,16 @@ EXAMPLES = 256  # windows that an encoder is fitted to before the first update
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
 
+class Inline(Executor):
+    """Runs everything at once, in the thread that asks for it."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A future that is done; what `function` raises is raised here."""
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
 class TrainingRun:
     """All the state of a run. `advance` makes one control step; `save` can follow any of them."""
 
@@ -72,7 +83,10 @@ class TrainingRun:
         acting = copy.deepcopy(self.trainer.frozen)
         self._acting = list(acting.state_dict().values())
         self._learned = list(self.model.state_dict().values())
-        self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
+        self.learner: Executor = Inline()
+        # CUDA graphs must not be recorded while another thread works on the same GPU.
+        if settings.train.overlap and self.device.type != "cuda":
+            self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
         needed = settings.train.frames // self.spec.frames
         needed += settings.train.num_envs * self.spec.episode_steps
@@ -153,8 +167,6 @@ class TrainingRun:
                 torch._foreach_copy_(self._acting, self._learned)
                 number = count * self.settings.train.updates_per_step
                 updates = self.learner.submit(self._update, number)
-                if not self.settings.train.overlap:
-                    wait([updates])
             with self.stopwatch.measure("decide"):
                 actions = self._act()
             with self.stopwatch.measure("environment"):
@@ -299,7 +311,7 @@ class TrainingRun:
         spent = self.stopwatch.milliseconds()
         if spent:
             parts = ", ".join(f"{name} {spent[name]:.1f}" for name in COMPONENTS)
-            beside = ", updates beside the rest" if self.settings.train.overlap else ""
+            beside = "" if isinstance(self.learner, Inline) else ", updates beside the rest"
             lines.append(
                 f"per control step: {spent[WHOLE]:.1f} ms ({parts}) on {torch.get_num_threads()} "
                 f"thread(s){beside}, {1000 * self.spec.frames / spent[WHOLE]:.0f} env frames "

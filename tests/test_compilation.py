@@ -66,9 +66,9 @@ def test_gradients_are_compiled_where_a_failure_can_be_forgiven(
     assert config.force_non_lazy_backward_lowering is False
 
 
-@pytest.mark.parametrize(("device", "in_cpp"), [("cpu", True), ("meta", False)])
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", {"cpp_wrapper": True}), ("meta", {})])
 def test_code_that_calls_kernels_is_cpp_on_a_cpu_alone(
-    device: str, in_cpp: bool, monkeypatch: pytest.MonkeyPatch
+    device: str, chosen: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first call tells the device."""
     given: list[dict[str, Any]] = []
@@ -82,7 +82,31 @@ def test_code_that_calls_kernels_is_cpp_on_a_cpu_alone(
     fast = compiled(lambda scale, x: scale * x)
     for _ in range(2):
         fast(2.0, torch.zeros(1, device=device))
-    assert given == [{"cpp_wrapper": in_cpp}]
+    assert given == [chosen]
+
+
+def test_what_a_cuda_graph_returns_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next replay writes into the same memory."""
+    memory = torch.zeros(2)
+
+    def replay(value: float) -> tuple[Tensor, list[Tensor]]:
+        memory.fill_(value)
+        return memory, [memory]
+
+    given: list[dict[str, Any]] = []
+
+    def record(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        given.append(options["options"])
+        return lambda *args: function(*args)
+
+    monkeypatch.setattr(torch, "compile", record)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+    monkeypatch.setattr("mpc.compilation._device_type", lambda arguments: "cuda")
+    fast = compiled(replay)
+    first, [same] = fast(1.0)
+    fast(2.0)
+    assert given == [{"triton.cudagraphs": True}]
+    assert first.tolist() == same.tolist() == [1.0, 1.0]
 
 
 def test_mistakes_in_compiled_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

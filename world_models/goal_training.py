@@ -97,8 +97,8 @@ class GoalTrainer:
         `progress` is the share of the training that is over; the learning rate depends on it.
         """
         device = self.model.spread.device
-        loss, metrics, spread = self._losses(*(x.to(device) for x in batch))
         self.optimizer.zero_grad(set_to_none=True)
+        loss, metrics, spread = self._losses(*(x.to(device) for x in batch))
         loss.backward()
         limit = self.config.max_gradient_norm
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)

@@ -153,8 +153,8 @@ class Trainer:
         moved = Batch(*(x.to(device) for x in batch))
         if self.model.pictures:
             moved = moved._replace(obs=shifted(moved.obs, self.rng))
-        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         self.optimizer.zero_grad(set_to_none=True)
+        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
         loss.backward()
         limit = self.config.max_gradient_norm
         torch.nn.utils.clip_grad_norm_(self._model_parameters, limit)
