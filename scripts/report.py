@@ -18,6 +18,7 @@ from scripts.report_page import page, summary_rows
 from scripts.run_results import RunResults, find_runs, grouped
 from scripts.settings import build
 from scripts.terminal import console as make_console
+from scripts.terminal import counted
 from scripts.usage import UsageError, usage_errors
 
 BAR = 40  # characters of the longest bar
@@ -58,7 +59,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
 
 def _write_page(runs: Sequence[RunResults], path: Path, console: Console) -> None:
     groups = grouped(runs)
-    text = page(groups, f"{len(runs)} trainings of {len({g.task for g in groups})} tasks")
+    tasks = counted(len({group.task for group in groups}), "task")
+    text = page(groups, f"{counted(len(runs), 'training')} of {tasks}")
     draft = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

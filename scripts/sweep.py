@@ -35,6 +35,7 @@ from scripts.settings import (
     training_schema,
 )
 from scripts.terminal import console as make_console
+from scripts.terminal import counted
 from scripts.train import CHANGEABLE
 from scripts.training import trainable_spec
 from scripts.usage import UsageError, usage_errors
@@ -215,8 +216,9 @@ def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
     running ones save and stop.
     """
     waiting = [m for m in members if m.state == "waiting"]
+    before = len(members) - len(waiting)
     console.print(
-        f"{len(members)} trainings, {len(members) - len(waiting)} of them finished before, "
+        f"{counted(len(members), 'training')}, {before} of them finished before, "
         f"{engine.slots} at a time"
     )
     running: list[tuple[Member, Job]] = []
@@ -286,7 +288,7 @@ def _summarise(members: Sequence[Member], console: Console) -> int:
     left = [m for m in members if m.state in ("waiting", "interrupted")]
     if left:
         console.print(
-            f"interrupted: {len(left)} trainings are left, what ran is saved; "
+            f"interrupted: {counted(len(left), 'training')} left, what ran is saved; "
             "the same command goes on"
         )
         return 130

@@ -16,6 +16,11 @@ def console() -> Console:
     return found
 
 
+def counted(count: int, noun: str) -> str:
+    """Such as "1 training" and "2 trainings"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 VERDICTS = {"ok": "green", "missing": "yellow", "broken": "bold red", "fails": "bold red"}
 
 

@@ -137,7 +137,7 @@ def test_an_interrupted_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "interrupted: 2 trainings are left" in out
+    assert "interrupted: 2 trainings left" in out
     log = (tmp_path / f"{RUN}.log").read_text()
     assert "everything saved" in log
     members = plan(["debug"], long[2:-1])

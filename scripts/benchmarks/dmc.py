@@ -39,6 +39,7 @@ from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.sweep import Member, options_of, plan, slots, sweep
+from scripts.terminal import counted
 
 TASKS = (
     "cartpole-balance",
@@ -372,7 +373,9 @@ def _machines(rows: Rows) -> str:
         f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['at_once']} at a time"
         for one in found
     ]
-    return "; ".join(f"{word} ({count} trainings)" for word, count in Counter(words).items())
+    return "; ".join(
+        f"{word} ({counted(count, 'training')})" for word, count in Counter(words).items()
+    )
 
 
 def _thousands(frames: Sequence[int]) -> list[float]:
