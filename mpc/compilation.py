@@ -16,14 +16,6 @@ from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger(__name__)
 
-# Of torch.compile, by the type of the device. A C++ wrapper saves much on a CPU; on a GPU such code
-# fails: `backward` runs in a thread without a CUDA context, and C++ alone makes none. There small
-# models leave most of the time to the launching of kernels, which a graph does all at once.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"cpp_wrapper": True},
-    "cuda": {"triton.cudagraphs": True},
-}
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -58,6 +50,20 @@ def _records_graphs() -> bool:
     return everywhere or torch._C._is_key_in_tls("tree_manager_containers")
 
 
+def _options_for(kind: str) -> dict[str, Any]:
+    """Options of torch.compile for a type of device.
+
+    A C++ wrapper saves much on a CPU; on a GPU such code fails: `backward` runs in a thread without
+    a CUDA context, and C++ alone makes none. There small models leave most of the time to the
+    launching of kernels, which a CUDA graph does all at once.
+    """
+    if kind == "cpu":
+        return {"cpp_wrapper": True}
+    if kind == "cuda" and _records_graphs():
+        return {"triton.cudagraphs": True}
+    return {}
+
+
 def compiled(function: F, enabled: bool = True) -> F:
     """`function` compiled for fixed shapes; the function itself if disabled or not possible.
 
@@ -75,10 +81,7 @@ def compiled(function: F, enabled: bool = True) -> F:
         nonlocal kind
         if not chosen:
             kind = _device_type(args)
-            options = OPTIONS.get(kind, {})
-            if kind == "cuda" and not _records_graphs():
-                options = {}
-            chosen.append(torch.compile(function, dynamic=False, options=options))
+            chosen.append(torch.compile(function, dynamic=False, options=_options_for(kind)))
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
