@@ -74,4 +74,4 @@ class EnvSpec:
         """The action space in words, such as "6 actions" or "discrete actions (3 x 2 choices)"."""
         if self.choices:
             return f"discrete actions ({' x '.join(map(str, self.choices))} choices)"
-        return f"{self.action_dim} actions"
+        return f"{self.action_dim} action" + "s" * (self.action_dim != 1)

@@ -50,18 +50,18 @@ def _records_graphs() -> bool:
     return everywhere or torch._C._is_key_in_tls("tree_manager_containers")
 
 
-def _options_for(kind: str) -> dict[str, Any]:
-    """Options of torch.compile for a type of device.
+def _compile(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """`function` by torch.compile, for a type of device.
 
     A C++ wrapper saves much on a CPU; on a GPU such code fails: `backward` runs in a thread without
     a CUDA context, and C++ alone makes none. There small models leave most of the time to the
     launching of kernels, which a CUDA graph does all at once.
     """
-    if kind == "cpu":
-        return {"cpp_wrapper": True}
     if kind == "cuda" and _records_graphs():
-        return {"triton.cudagraphs": True}
-    return {}
+        graph = torch.compile(function, dynamic=False, options={"triton.cudagraphs": True})
+        # The next replay writes into the same memory.
+        return lambda *args, **kwargs: tree_map_only(Tensor, torch.clone, graph(*args, **kwargs))
+    return torch.compile(function, dynamic=False, options={"cpp_wrapper": kind == "cpu"})
 
 
 def compiled(function: F, enabled: bool = True) -> F:
@@ -75,21 +75,16 @@ def compiled(function: F, enabled: bool = True) -> F:
         _warn_of_missing_compiler()
         return function
     chosen: list[Any] = []  # what to call, from the first call on
-    kind = ""  # of device, from the first call on
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal kind
         if not chosen:
-            kind = _device_type(args)
-            chosen.append(torch.compile(function, dynamic=False, options=_options_for(kind)))
+            chosen.append(_compile(function, _device_type(args)))
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
             # With its gradient, which would else be compiled, and fail, in `backward`.
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                found = chosen[0](*args, **kwargs)
-            # The next replay of a CUDA graph writes into the same memory.
-            return tree_map_only(Tensor, torch.clone, found) if kind == "cuda" else found
+                return chosen[0](*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             logger.warning("torch.compile failed, running without it: %s", reason)

@@ -108,7 +108,7 @@ def descend(
     best: tuple[Tensor, Tensor, Tensor] | None = None
     costs, norms = [], []
     for i in iterations:
-        rate = rate_at(cfg, i, cfg.iterations).to(actions.device)
+        rate = rate_at(cfg, i, cfg.iterations, actions.device)
         step = rollouts.descend(*model, space, state, actions, moments, rate, cfg.action_clip)
         found = actions, finite_or_worst(step.cost), step.states
         best = found if best is None else cheapest(best, found)
@@ -123,9 +123,10 @@ def descend(
     return Descent(*best, trace)
 
 
-def rate_at(cfg: RestartConfig, iteration: int, iterations: int) -> Tensor:
+def rate_at(cfg: RestartConfig, iteration: int, iterations: int, device: torch.device) -> Tensor:
     """Learning rate at an iteration of an annealed descent, as a tensor: no recompilation."""
-    return torch.tensor(annealed(cfg.action_lr, iteration / iterations, cfg.final_lr))
+    rate = annealed(cfg.action_lr, iteration / iterations, cfg.final_lr)
+    return torch.tensor(rate, device=device)
 
 
 def cheapest(

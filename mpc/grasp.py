@@ -120,15 +120,15 @@ class Path(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Step lengths of one iteration."""
+    """Step lengths; tensors, so that compiled code is made once for all iterations."""
 
-    action: float | Tensor  # tensors while iterating, so that compiled code is made once for all
-    state: float | Tensor
-    noise: float | Tensor  # standard deviation, relative to the spread of latents
+    action: Tensor
+    state: Tensor
+    noise: Tensor  # standard deviation, relative to the spread of latents
 
 
-def schedule(cfg: GraspConfig) -> Tensor:
-    """The rates of all iterations, (iterations, 3), on the CPU."""
+def schedule(cfg: GraspConfig) -> Rates:
+    """The rates of all iterations, (iterations,) each."""
     rates = []
     noisy = int(cfg.noise_until * cfg.iterations)  # iterations that add noise
     for i in range(cfg.iterations):
@@ -139,9 +139,8 @@ def schedule(cfg: GraspConfig) -> Tensor:
         if cfg.state_optimizer == "adam":
             state = annealed(cfg.state_lr, progress, cfg.final_lr)
         share = noise_scale(cfg.noise_schedule, i / noisy) if i < noisy else 0.0
-        noise = cfg.noise * cfg.state_lr * share
-        rates.append(Rates(action, state, noise))
-    return torch.tensor(rates)
+        rates.append((action, state, cfg.noise * cfg.state_lr * share))
+    return Rates(*torch.tensor(rates).T)
 
 
 def iterate(
@@ -216,14 +215,15 @@ class Grasp(Planner[GraspConfig]):
         start, backward, done = path, 0, 0
         calls = min(cfg.lookahead, problem.horizon) if cfg.shaping else 1  # per iteration
         noise = torch.zeros_like(path.states[0, :, 1:])
-        rates = self._schedule.to(problem.state.device)
+        rates = [x.to(problem.state.device) for x in self._schedule]
         losses: list[Tensor] = []
         norms = []
         for i in self.iterations(cfg.iterations):
-            if self._schedule[i, 2] and i % cfg.noise_every == 0:
+            if self._schedule.noise[i] and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
+            present = Rates(*(x[i] for x in rates))
             path, lifted, norm = self._iterate(
-                *model, space, cfg, problem.state, path, Rates(*rates[i]), noise
+                *model, space, cfg, problem.state, path, present, noise
             )
             path = path._replace(actions=space.project(path.actions))
             forward, backward, done = forward + calls, backward + calls, i + 1
@@ -399,7 +399,7 @@ class Grasp(Planner[GraspConfig]):
         else:
             moments = Adam.zeros(actions)
             for i in range(cfg.sync_steps):
-                rate = rate_at(cfg, i, cfg.sync_steps).to(actions.device)
+                rate = rate_at(cfg, i, cfg.sync_steps, actions.device)
                 step = self._rollouts.descend(
                     *model, problem.actions, window, actions, moments, rate, cfg.action_clip
                 )
@@ -487,7 +487,7 @@ class Grasp(Planner[GraspConfig]):
         """Means over B and K by iteration, for the log."""
         parts = dict(zip(Lifted._fields, torch.stack(losses, 1).mean((-2, -1)), strict=True))
         actions, states = torch.stack(norms, 1)
-        sigma = self._schedule[: len(losses), 2]
+        sigma = self._schedule.noise[: len(losses)]
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}
 
 

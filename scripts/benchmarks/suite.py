@@ -85,11 +85,11 @@ class Target:
 
     text: str
     measured: str
-    met: bool | None  # None: not measured
+    met: bool | None  # None: not measured, or too little to tell
 
     def line(self) -> str:
         """As an item of a checked list."""
-        words = {True: "met", False: "MISSED", None: "not measured"}[self.met]
+        words = {True: "met", False: "MISSED", None: "open"}[self.met]
         return f"- [{'x' if self.met else ' '}] {self.text}: {self.measured} ({words})"
 
 
