@@ -52,9 +52,10 @@ class TrainConfig:
     objective: str = "reward"  # reward; or goal: learns from data, with options of its own
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
-    random_steps: int = 2_500  # control steps of random actions before the first update
+    random_steps: int = 1_000  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
-    updates_per_step: int = 1  # updates per control step after that
+    updates_per_step: int = 2  # updates per control step after that
+    updates_fall_after: float = 0.4  # share of the frames after which it is one at most
     overlap: bool = True  # whether the model learns while the agent acts; never so on CUDA
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
@@ -82,8 +83,10 @@ class TrainConfig:
         require_at_least(self, 0, "random_steps", "first_updates", "updates_per_step", "eval_every")
         require_at_least(self, 0, "final_exploration", "greedy_every")
         require_at_least(self, 0, "disturb_every", "disturbed", "patience")
-        if self.disturbed > 1:
-            raise ValueError(f"disturbed must be at most 1, got {self.disturbed}")
+        require_at_least(self, 0, "updates_fall_after")
+        for share in ("disturbed", "updates_fall_after"):
+            if getattr(self, share) > 1:
+                raise ValueError(f"{share} must be at most 1, got {getattr(self, share)}")
 
 
 @dataclass(frozen=True)

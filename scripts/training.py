@@ -148,6 +148,13 @@ class TrainingRun:
         """Share of the frames of the settings that have been seen; rates and noise fall with it."""
         return self.frames / self.settings.train.frames
 
+    @property
+    def updates_per_step(self) -> int:
+        """Updates per control step at this point: early on, data are few and there is time."""
+        train = self.settings.train
+        fallen = self.progress >= train.updates_fall_after
+        return min(1, train.updates_per_step) if fallen else train.updates_per_step
+
     def advance(self) -> dict[str, float]:
         """One control step of every environment with its updates; what is worth showing of it."""
         losses, started = None, time.perf_counter()
@@ -165,8 +172,7 @@ class TrainingRun:
             updates = None
             if self.learning:
                 torch._foreach_copy_(self._acting, self._learned)
-                number = count * self.settings.train.updates_per_step
-                updates = self.learner.submit(self._update, number)
+                updates = self.learner.submit(self._update, count * self.updates_per_step)
             with self.stopwatch.measure("decide"):
                 actions = self._act()
             with self.stopwatch.measure("environment"):

@@ -95,6 +95,23 @@ def test_values_may_be_as_large_as_the_rewards_of_random_actions_ask(tmp_path: P
         run.close()
 
 
+def test_updates_per_control_step_fall_to_one(tmp_path: Path) -> None:
+    falls = ("train.updates_per_step=3", "train.updates_fall_after=0.75")
+    settings = load(Settings, ["debug"], [*FEW, *falls, "env.episode_frames=20"])
+    run = TrainingRun(settings, RunFolder.create(tmp_path / "run", "{}"))
+    made: dict[bool, set[int]] = {False: set(), True: set()}
+    try:
+        while not run.finished:
+            learned, late = run.learning, run.frames >= 105
+            before = run.trainer.updates
+            run.advance()
+            if learned:
+                made[late].add(run.trainer.updates - before)
+    finally:
+        run.close()
+    assert made == {False: {3}, True: {1}}
+
+
 def test_csv_jsonl_and_the_offline_history_of_wandb_are_the_same(trained_run: Path) -> None:
     rows = json_rows(trained_run)
     assert [row["frames"] for row in rows if "eval/return" in row] == [200, 400]
