@@ -48,6 +48,7 @@ CLOSED = {
     "goal/reacher": 0.85,
 }
 OPEN = {"goal/pointmaze-umaze": (80, 0.95)}  # horizon, least success in open loop
+LADDER = (30.0, 60.0, 125.0, 250.0, 500.0, 1000.0)  # ms: each plan about twice as long as the last
 LEAD = {"goal/push-t": 0.10}  # by which GRASP shall be above the others in closed loop
 RIVALS = ("cem", "gradient", "latco")  # the others that are meant
 ABLATIONS: dict[str, Options] = {  # what each changes of the default options
@@ -73,7 +74,7 @@ class GoalsSettings(TrainedSettings):
     pairs: int = 100  # starts and goals per cell, the same for all planners
     closed: list[float] = field(default_factory=lambda: [50.0])  # ms of a decision, closed loop
     horizons: list[int] = field(default_factory=lambda: [8])  # control steps, closed loop
-    open: list[float] = field(default_factory=lambda: [250.0, 1000.0, 4000.0])  # ms of a plan
+    open: list[float] = field(default_factory=lambda: list(LADDER))  # ms of a plan, open loop
     spans: list[int] = field(default_factory=lambda: [20, 40, 80])  # control steps, open loop
     spans_ahead: bool = False  # open loop: recorded goals as far ahead as the plan is long
     trials: int = 5  # single decisions timed for each number of iterations that is tried
@@ -114,8 +115,8 @@ class Goals(Suite):
     MORE = (*MORE, *goal_rows())
     FIXED: ClassVar = {
         "horizon": "horizons=8 (closed loop) and spans=20,80 (open loop)",
-        "iterations": "closed=50 and open=250,1000: as many as fit",
-        "deadline_ms": "closed=50 and open=250,1000",
+        "iterations": "closed=50 and open=60,250: as many as fit",
+        "deadline_ms": "closed=50 and open=60,250",
     }
 
     def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:
@@ -369,7 +370,7 @@ class Goals(Suite):
             yield from self._times(rows)
 
     def _times(self, rows: Rows) -> Iterator[str]:
-        """The smallest budget at which a goal was reached, median over the pairs."""
+        """Seconds of the quickest plan that reached a goal, median over the pairs."""
         horizons = sorted({row["cell"]["horizon"] for row in rows})
         lines = []
         for name in self.choice.names:
@@ -482,16 +483,22 @@ def rate(result: Mapping[str, Any]) -> Interval:
 
 
 def times_to_success(rows: Rows) -> list[float | None]:
-    """Seconds of the smallest budget with which each pair succeeded; None: with none."""
-    ordered = sorted((r for r in rows if "reached" in r["result"]), key=lambda r: r["cell"]["ms"])
-    if not ordered:
+    """Seconds of the quickest kind of plan with which each pair succeeded; None: with none.
+
+    Seconds that were measured, not the budget: a planner may leave a part of it, and one whose
+    single iteration takes longer goes beyond it.
+    """
+    taken = [
+        (float(np.median(row["result"]["latency_ms"])) / 1000.0, row["result"]["reached"])
+        for row in rows
+        if "reached" in row["result"]
+    ]
+    if not taken:
         return []
-    found: list[float | None] = [None] * len(ordered[0]["result"]["reached"])
-    for row in reversed(ordered):
-        for i, reached in enumerate(row["result"]["reached"]):
-            if reached is not None:
-                found[i] = row["cell"]["ms"] / 1000.0
-    return found
+    return [
+        min((seconds for seconds, reached in taken if reached[pair] is not None), default=None)
+        for pair in range(len(taken[0][1]))
+    ]
 
 
 def goal_targets(env: str, rows: Rows) -> list[Target]:
@@ -531,7 +538,7 @@ def goal_targets(env: str, rows: Rows) -> list[Target]:
         }
         if OURS in medians and len(medians) > 1:
             rival = min((n for n in medians if n != OURS), key=medians.__getitem__)
-            measured = f"{medians[OURS]:g} s against {medians[rival]:g} s of {rival}"
+            measured = f"{medians[OURS]:.3f} s against {medians[rival]:.3f} s of {rival}"
             targets.append(Target(text, measured, medians[OURS] <= 0.5 * medians[rival]))
         else:
             measured = f"no two planners reach {100 * least:.0f} %"
@@ -586,4 +593,4 @@ def _seconds(times: Sequence[float | None]) -> str:
     known = [one for one in times if one is not None]
     if not known:
         return "–"
-    return f"{statistics.median(known):g} s ({len(known)} of {len(times)})"
+    return f"{statistics.median(known):.3f} s ({len(known)} of {len(times)})"
