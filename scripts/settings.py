@@ -54,7 +54,8 @@ class TrainConfig:
     processes: bool = False  # each in a process of its own, which steps while the model learns
     random_steps: int = 2_500  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
-    updates_per_step: int = 2  # updates per control step after that
+    # Updates per control step after that; null: 2, or 1 from pictures, whose updates take long.
+    updates_per_step: int | None = None
     updates_fall_after: float = 0.4  # share of the frames after which it is one at most
     overlap: bool = True  # whether the model learns while the agent acts; never so on CUDA
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
@@ -80,10 +81,12 @@ class TrainConfig:
             "keep_checkpoints",
             "log_every",
         )
-        require_at_least(self, 0, "random_steps", "first_updates", "updates_per_step", "eval_every")
+        require_at_least(self, 0, "random_steps", "first_updates", "eval_every")
         require_at_least(self, 0, "final_exploration", "greedy_every")
         require_at_least(self, 0, "disturb_every", "disturbed", "patience")
         require_at_least(self, 0, "updates_fall_after")
+        if self.updates_per_step is not None:
+            require_at_least(self, 0, "updates_per_step")
         for share in ("disturbed", "updates_fall_after"):
             if getattr(self, share) > 1:
                 raise ValueError(f"{share} must be at most 1, got {getattr(self, share)}")

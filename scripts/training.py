@@ -152,8 +152,10 @@ class TrainingRun:
     def updates_per_step(self) -> int:
         """Updates per control step at this point: early on, data are few and there is time."""
         train = self.settings.train
-        fallen = self.progress >= train.updates_fall_after
-        return min(1, train.updates_per_step) if fallen else train.updates_per_step
+        number = train.updates_per_step
+        if number is None:
+            number = 1 if self.spec.pictures else 2
+        return number if self.progress < train.updates_fall_after else min(1, number)
 
     def advance(self) -> dict[str, float]:
         """One control step of every environment with its updates; what is worth showing of it."""
