@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from envs import make_env, spec_of
 from scripts.benchmarks.latency import (
     LatencySettings,
@@ -42,6 +44,7 @@ def training(steps: int, *options: str) -> dict[str, float]:
     overrides = ["train.random_steps=500", "train.first_updates=10", "train.updates_per_step=1"]
     overrides += ["train.checkpoint_every=1000000000", *options]
     settings = load(Settings, (), overrides)
+    torch.compiler.reset()  # torch compiles a function for so many planners in one process only
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(settings, RunFolder.create(Path(folder) / "run", "{}"))
         while run.stopwatch.steps < steps + run.stopwatch.skip:
