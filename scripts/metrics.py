@@ -132,6 +132,8 @@ class _WandbRun:
             self._guard(lambda: self._run.log(dict(row), step=step, commit=True))
 
     def log_media(self, key: str, path: Path, step: int) -> None:
+        """A picture or a video, beside the row of `step`, which follows."""
+
         def send() -> None:
             import wandb
 

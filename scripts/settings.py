@@ -14,7 +14,7 @@ from omegaconf import MISSING
 from agents import AgentConfig
 from envs import EnvConfig
 from mpc import PLANNERS, Planner, PlannerConfig
-from mpc.checks import require_at_least
+from mpc.checks import require_at_least, require_at_most
 from scripts.metrics import WandbConfig
 from scripts.options import read_options, read_yaml, stack, typed
 from scripts.run_folder import RunFolder
@@ -81,15 +81,12 @@ class TrainConfig:
             "keep_checkpoints",
             "log_every",
         )
-        require_at_least(self, 0, "random_steps", "first_updates", "eval_every")
-        require_at_least(self, 0, "final_exploration", "greedy_every")
-        require_at_least(self, 0, "disturb_every", "disturbed", "patience")
-        require_at_least(self, 0, "updates_fall_after")
+        shares = ("disturbed", "updates_fall_after")
+        require_at_least(self, 0, "random_steps", "first_updates", "eval_every", *shares)
+        require_at_least(self, 0, "final_exploration", "greedy_every", "disturb_every", "patience")
+        require_at_most(self, 1, *shares)
         if self.updates_per_step is not None:
             require_at_least(self, 0, "updates_per_step")
-        for share in ("disturbed", "updates_fall_after"):
-            if getattr(self, share) > 1:
-                raise ValueError(f"{share} must be at most 1, got {getattr(self, share)}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpc.actions import CategoricalActions
-from mpc.checks import require_at_least, require_positive
+from mpc.checks import require_at_least, require_at_most, require_positive
 from mpc.compilation import compiled
 from world_models.distributional import cross_entropy
 from world_models.latent import LatentModel
@@ -63,9 +63,7 @@ class LossConfig:
         require_at_least(self, 0, *weights, "encoder_lr_scale", "final_lr")
         if not 0 <= self.lr_falls_after < 1:
             raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
-        for option in shares:
-            if getattr(self, option) > 1:
-                raise ValueError(f"{option} must be at most 1, got {getattr(self, option)}")
+        require_at_most(self, 1, *shares)
 
 
 def discount_for(episode_steps: int | None) -> float:

@@ -48,7 +48,7 @@ CLOSED = {
     "goal/reacher": 0.85,
 }
 OPEN = {"goal/pointmaze-umaze": (80, 0.95)}  # horizon, least success in open loop
-LADDER = (30.0, 60.0, 125.0, 250.0, 500.0, 1000.0)  # ms: each plan about twice as long as the last
+LADDER = (15.0, 30.0, 60.0, 125.0, 250.0, 500.0, 1000.0)  # ms: each about twice the last
 LEAD = {"goal/push-t": 0.10}  # by which GRASP shall be above the others in closed loop
 RIVALS = ("cem", "gradient", "latco")  # the others that are meant
 ABLATIONS: dict[str, Options] = {  # what each changes of the default options
