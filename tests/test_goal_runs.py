@@ -479,6 +479,9 @@ def test_targets_compare_success_and_time() -> None:
     # Two plans that reach one half of the goals each are no plan that reaches them all.
     halves = [cell("grasp", 250.0, 20, None), cell("grasp", 1000.0, None, 20)]
     assert goal_targets(task, halves)[0].met is False
+    # The longest plan decides: one of many budgets would reach them by luck.
+    lucky = [cell("grasp", 250.0, 20, 20), cell("grasp", 1000.0, 20, None)]
+    assert goal_targets(task, lucky)[0].met is False
 
 
 def test_a_lead_is_over_the_best_of_the_others() -> None:

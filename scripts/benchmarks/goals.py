@@ -524,10 +524,10 @@ def goal_targets(env: str, rows: Rows) -> list[Target]:
         }
         text = f"{env}, open loop, H = {horizon}: {OURS} reaches {100 * least:.0f} % of far goals"
         found = [r for r in select(cells, planner=OURS) if "reached" in r["result"]]
-        rates = {f"{r['cell']['ms']:g} ms": rate(r["result"]) for r in found}
-        if rates:  # at a single budget: several plans for the same goal are as many chances
-            measured = ", ".join(f"{_percent(one)} in {at}" for at, one in rates.items())
-            met = max(one.point for one in rates.values()) >= least
+        rates = {r["cell"]["ms"]: rate(r["result"]) for r in found}
+        if rates:  # by the longest plan: the best of several budgets would be as many chances
+            measured = ", ".join(f"{_percent(one)} in {ms:g} ms" for ms, one in rates.items())
+            met = rates[max(rates)].point >= least
             targets.append(Target(text, measured, met))
         text = f"{env}, open loop, H = {horizon}: in half of the time of the next best planner"
         medians = {
