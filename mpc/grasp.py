@@ -235,18 +235,16 @@ class Grasp(Planner[GraspConfig]):
             if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
                 break
         synced = sync_every > 0 and done % sync_every == 0
+        errors = None
+        if problem.executed > 1 and cfg.select_std:
+            errors = self._errors(problem, rng)
         actions, states, cost, ranked, last_calls = self._candidates(
-            problem, path, start, in_parallel, synced
+            problem, path, start, in_parallel, synced, errors
         )
         if cfg.margin and self._leads(problem) and self._looks_ahead(problem):
             led = in_parallel & warm_rows(problem, warm_start)
             ranked = ranked.clone()
             ranked[:, cfg.restarts + 1] -= cfg.margin * led  # what the second restart began with
-        if problem.executed > 1 and cfg.select_std:
-            errors = self._errors(problem, rng)  # drawn even if no row needs them now
-            if not in_parallel.all():
-                ranked = fill(in_parallel, ranked, self._cost_under(problem, actions, errors))
-                last_calls += problem.horizon
         best = cheapest_of(ranked)
         moments = self._moments(path, best) if cfg.keep_moments else {}
         actions, states = pick(actions, best), pick(states, best)
@@ -414,7 +412,13 @@ class Grasp(Planner[GraspConfig]):
         return bool(((before - now).abs() <= self.config.tolerance * before.abs()).all())
 
     def _candidates(
-        self, problem: Problem, path: Path, start: Path, in_parallel: Tensor, synced: bool
+        self,
+        problem: Problem,
+        path: Path,
+        start: Path,
+        in_parallel: Tensor,
+        synced: bool,
+        errors: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """What there is to choose from, and the model calls.
 
@@ -422,6 +426,7 @@ class Grasp(Planner[GraspConfig]):
         the restarts began with takes part, so that no plan is worse than its warm start, or than a
         lead from which a step went too far. Not so by the lifted cost, which is low for any path
         whose states are made up well. With a sync at the end the virtual states are the rollout's.
+        `errors` as in `_rolled`.
         """
         goal, calls, count = problem.objective.goal(), 0, path.states.shape[1]
         actions, states, ahead = path.actions, path.states, self._looks_ahead(problem)
@@ -429,9 +434,9 @@ class Grasp(Planner[GraspConfig]):
         if guarded:
             actions = torch.cat([actions, start.actions], 1)
             states = torch.cat([states, start.states], 1)
-        executed = problem.actions.execute(actions)
-        cost = ranked = executed.new_zeros(executed.shape[:2])
+        cost = ranked = actions.new_zeros(actions.shape[:2])
         if in_parallel.any():
+            executed = problem.actions.execute(actions)
             cost, ranked = self._parallel_costs(problem, states, executed)
             calls = 1
             if ahead:
@@ -439,12 +444,10 @@ class Grasp(Planner[GraspConfig]):
             if guarded and not ahead:
                 ranked[:, count:] = torch.inf
         if not in_parallel.all():
-            model = (problem.model, problem.objective, problem.discount)
-            window = repeat(problem.state, actions.shape[1])
-            true, rolled = self._rollouts.cost(*model, window, executed)
+            true, under, rolled = self._rolled(problem, actions, errors)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
             feasible = rolled if synced else torch.cat([path.states, rolled[:, count:]], 1)
-            cost, ranked = fill(in_parallel, cost, true), fill(in_parallel, ranked, true)
+            cost, ranked = fill(in_parallel, cost, true), fill(in_parallel, ranked, under)
             states = fill(in_parallel, states, feasible)
         return actions, states, cost, ranked, calls
 
@@ -458,17 +461,24 @@ class Grasp(Planner[GraspConfig]):
         held = problem.normal((draws, 1, dim), rng)
         return self.config.select_std * math.sqrt(0.5) * (white + held)
 
-    def _cost_under(self, problem: Problem, actions: Tensor, errors: Tensor) -> Tensor:
-        """Mean cost (B, C) of actions (B, C, H, A) with each of the errors; H model calls.
+    def _rolled(
+        self, problem: Problem, actions: Tensor, errors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Costs (B, C) of actions (B, C, H, A), those to choose by, and states; H model calls.
 
-        What is executed without looking must bear errors: an optimised plan may cost little just
-        as it is, and much right beside.
+        With `errors` (draws, H, A) the choice is by the mean cost under them: what is executed
+        without looking must bear errors, and an optimised plan may cost little just as it is, and
+        much right beside. Those rollouts are rows of the same model calls.
         """
-        moved = problem.actions.project((actions.unsqueeze(2) + errors).flatten(1, 2))
+        tried = actions.unsqueeze(2)
+        if errors is not None:
+            tried = torch.cat([tried, problem.actions.project(tried + errors)], 2)
+        count, tried = tried.shape[2], problem.actions.execute(tried.flatten(1, 2))
         model = (problem.model, problem.objective, problem.discount)
-        window = repeat(problem.state, moved.shape[1])
-        cost, _ = self._rollouts.cost(*model, window, problem.actions.execute(moved))
-        return cost.unflatten(1, (-1, len(errors))).mean(-1)
+        cost, states = self._rollouts.cost(*model, repeat(problem.state, tried.shape[1]), tried)
+        cost, states = cost.unflatten(1, (-1, count)), states.unflatten(1, (-1, count))[:, :, 0]
+        true = cost[..., 0]
+        return true, true if errors is None else cost[..., 1:].mean(-1), states
 
     def _moments(self, path: Path, best: Tensor) -> dict[str, Tensor]:
         """Moments of the chosen restart for the warm start; of the one not iterated on, zeros."""

@@ -13,9 +13,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from agents import EpisodeRecord, MPCAgent, Protocol, run_episodes
+from mpc import Diagnostics
 from mpc.checks import require_at_least
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
@@ -159,22 +161,42 @@ def time_decisions(
     decisions: int,
     device: str,
 ) -> tuple[list[float], tuple[int, int]]:
-    """Seconds of warm single decisions along episodes, and the model calls of the last one."""
+    """Seconds of warm single plans along episodes, and the model calls of the last one."""
     obs, _ = env.reset(seed=protocol.seeds[0])
-    memory = agent.start(protocol.agent_seed, device)
-    seconds = []
-    # The first decisions are cold in every cache and do not count.
-    for i in range(decisions + 5):
+    # The first plans are cold in every cache and do not count.
+    seconds, last = time_plans(agent, env, obs, protocol.agent_seed, decisions + 5, device)
+    return seconds[5:], (last.forward_calls, last.backward_calls)
+
+
+def time_plans(
+    agent: MPCAgent,
+    env: gymnasium.Env[Any, Any],
+    obs: NDArray[np.float32],
+    seed: int,
+    plans: int,
+    device: str,
+    cold: bool = False,
+) -> tuple[list[float], Diagnostics]:
+    """Seconds of so many decisions that made a plan, and what the last plan cost.
+
+    They follow each other along episodes from `obs` on. Control steps that carry out a plan made
+    before take next to nothing and do not count. With `cold` the agent remembers nothing from one
+    control step to the next.
+    """
+    memory, seconds = agent.start(seed, device), list[float]()
+    while True:
         actions, memory = agent.act(obs[None], memory)
-        if i >= 5:
+        if memory.age == 1:  # the first control step of a plan
+            assert memory.plan is not None
             seconds.append(memory.seconds)
+            if len(seconds) == plans:
+                return seconds, memory.plan.diagnostics
         obs, _, terminated, truncated, _ = env.step(actions[0])
         if terminated or truncated:
             obs, _ = env.reset()
             memory = agent.forget(memory, np.array([True]))
-    assert memory.plan is not None
-    diagnostics = memory.plan.diagnostics
-    return seconds, (diagnostics.forward_calls, diagnostics.backward_calls)
+        if cold:
+            memory = agent.start(seed, device)
 
 
 def score_table(scores: Sequence[Score], control_period: float) -> Table:

@@ -23,6 +23,7 @@ from mpc import (
     WarmStart,
     make_planner,
 )
+from scripts.evaluate import time_plans
 from world_models import double_integrator
 
 OBS = np.array([[1.0, 0.0], [-0.5, 0.4], [0.2, -1.0]])
@@ -625,3 +626,16 @@ def test_goals_are_planned_for_until_they_are_reached(name: str, homing: Any) ->
         again, at = run([goal])
         assert again == [alone]
         np.testing.assert_allclose(at[0], place, atol=1e-6)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_decisions_that_carry_out_an_old_plan_are_not_timed(
+    cold: bool, latent_model: Any, scripted: Callable[..., MPCAgent]
+) -> None:
+    planner = Scripted()
+    agent, env = scripted(latent_model.float(), planner, replan_every=3), Walk()
+    obs, _ = env.reset(seed=1)
+    seconds, _ = time_plans(agent, env, obs, 0, 4, "cpu", cold)
+    assert len(seconds) == len(planner.given) == 4
+    assert len(env.actions) == (3 if cold else 9)
+    assert [warm is None for _, warm in planner.given] == [True, cold, cold, cold]

@@ -12,6 +12,7 @@ import torch
 from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_for
 
 from envs import EnvConfig, make_env
+from mpc import Plan, Planner, Problem
 from scripts.benchmarks.goals import (
     ABLATIONS,
     RIVALS,
@@ -407,6 +408,29 @@ def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Pat
     assert list(tmp_path.glob("goals-1-*.png"))
     again = telic(*words, "trials=1")
     assert "6 of 6 cells are finished already" in again.out
+
+
+def test_plans_are_timed_as_they_are_made_in_episodes(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans that are executed for several control steps may take longer to choose."""
+    made: set[tuple[str, int, int]] = set()
+    plan = Planner.plan
+
+    def watched(self: Planner[Any], problem: Problem, *rest: Any) -> Plan:
+        made.add((kind, problem.batch, problem.executed))
+        return plan(self, problem, *rest)
+
+    monkeypatch.setattr(Planner, "plan", watched)
+    suite = Goals(
+        GoalsSettings("goals", runs=[str(run)], pairs=2, most=1, trials=2, spans=[4], open=[20.0]),
+        PlannerChoice(["gradient"], {}),
+        {"agent": {"replan_every": 3}},
+    )
+    for cell in suite.cells():
+        kind = cell.key["kind"]
+        cell.measure()
+    assert made == {("closed", 1, 3), ("closed", 2, 3), ("open", 1, 4), ("open", 2, 4)}
 
 
 def test_goals_lie_as_far_ahead_as_plans_are_long(run: Path) -> None:

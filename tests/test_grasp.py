@@ -826,7 +826,8 @@ def test_plans_executed_without_looking_are_chosen_by_what_they_cost_when_action
     safe = end(8)
     torch.testing.assert_close(safe.actions[..., 0].sum(1), 0 * on_the_ledge, atol=1e-3, rtol=0)
     torch.testing.assert_close(safe.cost, 0 * on_the_ledge + 5.0)  # as it is, not under noise
-    assert safe.diagnostics.forward_calls == end(1).diagnostics.forward_calls + 8
+    # The rollouts under noise are rows of model calls that are made anyway.
+    assert safe.diagnostics.forward_calls == end(1).diagnostics.forward_calls
 
 
 def test_restarts_beside_a_warm_plan_lead_and_then_follow_the_policy_at_its_states(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -30,6 +31,7 @@ from scripts.benchmarks.suite import (
     skipped,
     table,
 )
+from scripts.evaluate import time_plans
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, goal_rows, open_goal_run
 from scripts.options import Options, split_groups, stack
@@ -203,11 +205,11 @@ class Goals(Suite):
     def _measure(self, key: Mapping[str, Any], task: Task, options: Options) -> dict[str, Any]:
         """Calibrate on single decisions, then run the episodes with what fits."""
         settings, name, (loaded, starts) = self.settings, key["planner"], task
-        cold = key["kind"] == "open"
+        span = key["horizon"] if key["kind"] == "open" else None
 
         def decisions(found: Options) -> list[float]:
             planner = loaded.make_planner(name, options | found)
-            return self._decisions(loaded, planner, starts[0], cold)
+            return self._decisions(loaded, planner, starts[0], span)
 
         def decision(found: Options) -> float:
             return yardstick().measure(lambda: min(decisions(found)))
@@ -225,13 +227,7 @@ class Goals(Suite):
         promised: list[bool] = []
         for first in range(0, settings.pairs, BATCH):
             part = slice(first, first + BATCH)
-            one, told = self._episodes(
-                loaded,
-                planner,
-                protocol.seeds[part],
-                starts[part],
-                key["horizon"] if cold else None,
-            )
+            one, told = self._episodes(loaded, planner, protocol.seeds[part], starts[part], span)
             reached, promised = reached + one, promised + told
         return {
             "calibration": asdict(found),
@@ -245,38 +241,31 @@ class Goals(Suite):
         loaded: LoadedGoalRun,
         planner: Planner[Any],
         start: Mapping[str, Any] | None,
-        cold: bool,
+        span: int | None,
     ) -> list[float]:
-        """Milliseconds of single decisions: cold ones, or warm ones along an episode.
+        """Milliseconds of single decisions: warm ones along an episode.
 
-        The first one is cold in every cache and does not count.
+        With `span` cold ones, of plans that are executed for so many control steps. The first
+        decision is cold in every cache and does not count.
         """
-        env = loaded.make_env()
-        try:
+        with closing(loaded.make_env()) as env:
             given = None if start is None else dict(start)
             obs, info = env.reset(seed=self.settings.seed, options=given)
-            agent = self._agent(loaded, planner, info["goal"][None], 1)
-            memory, found = agent.start(0, loaded.device), []
-            for _ in range(self.settings.trials + 1):
-                if cold:
-                    memory = agent.start(0, loaded.device)
-                actions, memory = agent.act(obs[None], memory)
-                found.append(1000.0 * memory.seconds)
-                if not cold:
-                    obs, *_ = env.step(actions[0])
-        finally:
-            env.close()
-        return found[1:]
+            agent = self._agent(loaded, planner, info["goal"][None], span)
+            count, device = self.settings.trials + 1, str(loaded.device)
+            seconds, _ = time_plans(agent, env, obs, 0, count, device, cold=span is not None)
+        return [1000.0 * one for one in seconds[1:]]
 
     def _agent(
         self,
         loaded: LoadedGoalRun,
         planner: Planner[Any],
         goals: NDArray[np.float32],
-        replan_every: int,
+        span: int | None,
     ) -> MPCAgent:
+        """One that replans as the run's options say, or after `span` control steps."""
         settings = loaded.settings
-        config = replace(settings.agent, replan_every=replan_every)
+        config = replace(settings.agent, replan_every=span or settings.agent.replan_every)
         return goal_agent(loaded.trained.model, planner, config, settings.goal, goals)
 
     def _episodes(
@@ -285,25 +274,25 @@ class Goals(Suite):
         planner: Planner[Any],
         seeds: Sequence[int],
         starts: Starts,
-        horizon: int | None,
+        span: int | None,
     ) -> tuple[list[int | None], list[bool]]:
-        """When goals were reached, and of plans of `horizon` whether the model said they would be.
+        """When goals were reached, and of plans of `span` whether the model said they would be.
 
-        Closed loop if `horizon` is None.
+        Closed loop if `span` is None.
         """
-        spec, every = loaded.spec, loaded.settings.agent.replan_every
+        spec = loaded.spec
         envs = [loaded.make_env() for _ in seeds]
         promised: list[bool] = []
 
         def make(goals: NDArray[np.float32]) -> MPCAgent:
-            return self._agent(loaded, planner, goals, horizon or every)
+            return self._agent(loaded, planner, goals, span)
 
         def watch(agent: MPCAgent, memory: Memory) -> None:
-            if horizon is not None:
+            if span is not None:
                 promised[:] = reached_in_model(loaded, agent, memory, envs)
 
         assert spec.episode_steps is not None
-        steps = spec.episode_steps if horizon is None else horizon
+        steps = spec.episode_steps if span is None else span
         try:
             reached = run_goal_episodes(
                 make, envs, seeds, starts, steps, device=str(loaded.device), watch=watch
