@@ -80,7 +80,7 @@ class GraspConfig(LiftedConfig):
     # Spread of the noise on actions under which rollouts are compared where more than one control
     # step of a plan is executed; 0: none.
     select_std: float = 0.1
-    select_draws: int = 32  # rollouts of each restart under that noise
+    select_draws: int = 8  # rollouts of each restart under that noise
     blend: int = 5  # first states over which a warm start spreads the surprise in s_0
     tail: str = "policy"  # actions of steps that a warm start lacks: policy, repeat, zero
     keep_moments: bool = False  # hand the optimisers' moments to the next plan
