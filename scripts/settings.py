@@ -54,9 +54,8 @@ class TrainConfig:
     processes: bool = False  # each in a process of its own, which steps while the model learns
     random_steps: int = 2_500  # control steps of random actions before the first update
     first_updates: int = 1_000  # updates made at that point
-    # Updates per control step after that; null: 2, or 1 from pictures, whose updates take long.
-    updates_per_step: int | None = None
-    updates_fall_after: float = 0.4  # share of the frames after which it is one at most
+    updates_per_step: int = 1  # updates per control step after that
+    updates_fall_after: float = 1.0  # share of the frames after which it is one at most
     overlap: bool = True  # whether the model learns while the agent acts; never so on CUDA
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
@@ -82,11 +81,10 @@ class TrainConfig:
             "log_every",
         )
         shares = ("disturbed", "updates_fall_after")
-        require_at_least(self, 0, "random_steps", "first_updates", "eval_every", *shares)
+        counts = ("random_steps", "first_updates", "updates_per_step", "eval_every")
+        require_at_least(self, 0, *counts, *shares)
         require_at_least(self, 0, "final_exploration", "greedy_every", "disturb_every", "patience")
         require_at_most(self, 1, *shares)
-        if self.updates_per_step is not None:
-            require_at_least(self, 0, "updates_per_step")
 
 
 @dataclass(frozen=True)

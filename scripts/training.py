@@ -150,12 +150,10 @@ class TrainingRun:
 
     @property
     def updates_per_step(self) -> int:
-        """Updates per control step at this point: early on, data are few and there is time."""
+        """Updates per control step at this point."""
         train = self.settings.train
-        number = train.updates_per_step
-        if number is None:
-            number = 1 if self.spec.pictures else 2
-        return number if self.progress < train.updates_fall_after else min(1, number)
+        early = self.progress < train.updates_fall_after
+        return train.updates_per_step if early else min(1, train.updates_per_step)
 
     def advance(self) -> dict[str, float]:
         """One control step of every environment with its updates; what is worth showing of it."""

@@ -213,7 +213,7 @@ def test_finished_run_says_so_and_is_extended_by_more_frames(
     tmp_path: Path, whole: Callable[..., Path]
 ) -> None:
     # Rates that fall over a run depend on its length, so they stay level here.
-    level = (*CEM, "loss.final_lr=1", "train.final_exploration=1", "train.updates_fall_after=1")
+    level = (*CEM, "loss.final_lr=1", "train.final_exploration=1")
     folder = tmp_path / "run"
     assert train(folder, *level, "train.frames=150").code == 0
     before = tree(folder)

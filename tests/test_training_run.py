@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,6 @@ def test_updates_per_control_step_fall_to_one(tmp_path: Path) -> None:
     finally:
         run.close()
     assert made == {False: {3}, True: {1}}
-
-
-def test_updates_from_pictures_are_fewer_unless_asked_for(tmp_path: Path) -> None:
-    for number, found in ((None, (2, 1)), (3, (3, 3))):
-        words = [] if number is None else [f"train.updates_per_step={number}"]
-        folder = RunFolder.create(tmp_path / str(number), "{}")
-        run = TrainingRun(load(Settings, ["debug"], words), folder)
-        numbers = run.updates_per_step
-        run.spec = replace(run.spec, pictures=3)
-        assert (numbers, run.updates_per_step) == found
-        run.close()
 
 
 def test_csv_jsonl_and_the_offline_history_of_wandb_are_the_same(trained_run: Path) -> None:
@@ -357,8 +346,7 @@ def test_environments_side_by_side_share_plans_and_have_episodes_of_their_own(
     done = telic("train", *DEBUG, "env=gym/CartPole-v1", *options, f"runs={tmp_path}", "name=run")
     assert done.code == 0, done.err
     collecting = [size for size in batches if size > 1]
-    # Two updates per control step of every environment until 120 frames, then one.
-    assert collecting == [4] * 50 and updates == [5, *[8] * 5, *[4] * 45]
+    assert collecting == [4] * 50 and updates == [5, *[4] * 50]
     env = make_env(EnvConfig(name="gym/CartPole-v1"))
     paths = sorted((tmp_path / "run" / "episodes").iterdir())
     assert len(paths) > 4
