@@ -237,7 +237,7 @@ class Grasp(Planner[GraspConfig]):
         synced = sync_every > 0 and done % sync_every == 0
         errors = None
         if problem.executed > 1 and cfg.select_std:
-            errors = self._errors(problem, rng)
+            errors = self._errors(problem, rng)  # drawn even if no row needs them now
         actions, states, cost, ranked, last_calls = self._candidates(
             problem, path, start, in_parallel, synced, errors
         )
