@@ -99,7 +99,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     console.print(score_table(scores, spec.control_period))
     published = published_return(spec.name)
     if published is not None:
-        console.print(f"published TD-MPC2 mean at 100k env frames: {published:.0f}")
+        console.print(f"published TD-MPC2 mean at 100k env frames, from states: {published:.0f}")
     console.print(f"protocol {protocol.hash}; written to {write(loaded, protocol, scores)}")
     return 0
 

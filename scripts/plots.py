@@ -86,7 +86,10 @@ class Panel:
 def learning_curve(
     path: Path, lines: Sequence[Line], references: Mapping[str, Curve], title: str
 ) -> None:
-    """Draw returns over env frames among published curves, with the bands of the lines."""
+    """Draw returns over env frames among published curves, with the bands of the lines.
+
+    Runs from pictures stand among them too, so it says that those are from states.
+    """
     figure, (axes,) = _figure(1, (8.0, 4.6), title)
     # Most published curves begin at 50k or 100k, so a short run still shows where they start.
     longest = max((x for line in lines for x in line.x), default=0.0)
@@ -105,7 +108,8 @@ def learning_curve(
     low, high = min([*seen, 0.0]), max([*seen, 0.0])
     room = 0.05 * max(high - low, 1e-6)
     axes.set(xlim=(0, right), ylim=(low - room if low < 0 else 0.0, high + room))
-    axes.set(xlabel="env frames", ylabel="episode return")
+    x_label = "env frames (published curves: from states)" if references else "env frames"
+    axes.set(xlabel=x_label, ylabel="episode return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _label_ends(axes, ends)
     if lines:

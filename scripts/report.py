@@ -103,7 +103,7 @@ def _print_curve(run: RunResults, console: Console) -> None:
 def _published(method: str, curve: Curve) -> list[tuple[int, str, float]]:
     """The point of a published curve at 100k env frames, where there is one."""
     near = [i for i, frames in enumerate(curve.frames) if abs(frames - 100_000) <= 5_000]
-    return [(curve.frames[i], f"{method}, published", curve.mean[i]) for i in near[:1]]
+    return [(curve.frames[i], f"{method}, published, from states", curve.mean[i]) for i in near[:1]]
 
 
 def _print_planners(run: RunResults, console: Console) -> None:

@@ -50,7 +50,7 @@ def page(groups: Sequence[Group], title: str) -> str:
 def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
     """What every group has reached, beside the published return: a heading, then the rows."""
     heading = ["task", "trained with", "runs", "trained for", "return or success"]
-    rows = [[*heading, "published at 100k", "of it", "ms per control step"]]
+    rows = [[*heading, "published at 100k, from states", "of it", "ms per control step"]]
     for group in groups:
         final, spent = group.final(), group.milliseconds()
         published = published_return(group.task)
@@ -82,7 +82,7 @@ def _task(groups: Sequence[Group], task: str) -> list[str]:
             caption = "Share of goals reached, closed loop."
         else:
             learning_curve(path, lines, reference_curves(task), task)
-            caption = "Learning curves; thin lines are published ones."
+            caption = "Learning curves; thin lines are published ones, from states."
         parts = [_picture(path, caption)]
     for run in (run for group in groups for run in group.runs):
         parts += _run(run)

@@ -177,7 +177,7 @@ class GoalConfig:
 class OfflineConfig:
     """How long to train on data, and what to do on the way."""
 
-    updates: int = 20_000  # of the model
+    updates: int | None = None  # of the model; null: 20,000, of pictures 10,000
     objective: str = "goal"  # goal; or reward: learns while it controls, with options of its own
     eval_every: int = 5_000  # updates; 0: only at the end
     eval_episodes: int = 20  # episodes per evaluation
@@ -187,8 +187,10 @@ class OfflineConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
+        if self.updates is not None:
+            require_at_least(self, 1, "updates")
         require_at_least(
-            self, 1, "updates", "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
+            self, 1, "eval_episodes", "checkpoint_every", "keep_checkpoints", "log_every"
         )
         require_at_least(self, 0, "eval_every")
 
@@ -222,7 +224,8 @@ class GoalSettings(RunSettings):
     @property
     def total(self) -> int:
         """Updates of the whole training."""
-        return self.train.updates
+        usual = 10_000 if self.env.obs == "pixels" else 20_000
+        return self.train.updates or usual
 
     @property
     def kind(self) -> str:

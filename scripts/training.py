@@ -327,7 +327,9 @@ class TrainingRun:
         frames, returns = self.metrics.column("eval/return")
         if returns:
             published = published_return(self.spec.name)
-            beside = f" (published TD-MPC2 at 100k frames: {published:.0f})" if published else ""
+            beside = ""
+            if published is not None:
+                beside = f" (TD-MPC2 from states at 100k frames, published: {published:.0f})"
             lines.append(f"return {returns[-1]:.1f} at {frames[-1]} frames{beside}")
             lines.append(f"learning curve: {self.folder.plots / 'learning_curve.png'}")
         if not self.learning:

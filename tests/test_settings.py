@@ -48,6 +48,15 @@ def test_grasp_looks_further_ahead_towards_goals() -> None:
     assert load(Settings, (), ()).planner.lookahead == 1
 
 
+def test_models_of_pictures_are_trained_for_fewer_updates() -> None:
+    words = ("data=folder",)
+    assert load(GoalSettings, (), words).total == 20_000
+    assert load(GoalSettings, ("pixels",), words).total == 10_000
+    assert load(GoalSettings, ("pixels",), (*words, "train.updates=7")).total == 7
+    with pytest.raises(UsageError, match="updates must be at least 1, got 0"):
+        load(GoalSettings, (), (*words, "train.updates=0"))
+
+
 def test_disagreement_takes_an_ensemble() -> None:
     words = ["data=folder", "goal.disagreement=2"]
     with pytest.raises(UsageError, match=r"model\.ensemble must be above 1"):
