@@ -263,7 +263,7 @@ def _line(member: Member) -> str:
 
 def _table(members: Sequence[Member]) -> Table:
     table = Table("run", "state", box=None, header_style="bold")
-    for column in ("env frames", "return", "states, published at 100k", "minutes"):
+    for column in ("env frames", "return", "published at 100k, from states", "minutes"):
         table.add_column(column, justify="right")
     for member in members:
         published = published_return(member.settings.env.name)

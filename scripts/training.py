@@ -327,10 +327,10 @@ class TrainingRun:
         frames, returns = self.metrics.column("eval/return")
         if returns:
             published = published_return(self.spec.name)
-            beside = ""
+            known = ""
             if published is not None:
-                beside = f" (TD-MPC2 from states at 100k frames, published: {published:.0f})"
-            lines.append(f"return {returns[-1]:.1f} at {frames[-1]} frames{beside}")
+                known = f" (published TD-MPC2 at 100k frames, from states: {published:.0f})"
+            lines.append(f"return {returns[-1]:.1f} at {frames[-1]} frames{known}")
             lines.append(f"learning curve: {self.folder.plots / 'learning_curve.png'}")
         if not self.learning:
             lines.append("nothing was learned: train.frames ended before train.random_steps did")
