@@ -12,6 +12,7 @@ from envs import EnvConfig, RenderingUnavailable, make_env, select_gl_backend, s
 from envs.pixels import NUMBERS, SIZE, STACK
 from scripts.collector import Collector, read_episode
 from world_models import (
+    METRICS,
     Episode,
     LatentModel,
     LossConfig,
@@ -131,6 +132,47 @@ def test_a_model_of_pictures_learns_what_they_show() -> None:
         reward = model.reward(z, batch.actions[0])
     lit = batch.rewards[0] == 1
     assert reward[lit].min() > reward[~lit].max() + 0.2
+
+
+def test_a_decoder_alone_teaches_latents_what_is_in_a_picture() -> None:
+    """A light jumps about and brings no reward: latents say where it is once it is decoded."""
+    rng = torch.Generator().manual_seed(0)
+    places = torch.randint(0, SIZE - 16, (201, 2), generator=rng)
+    pictures = torch.zeros(201, 3, SIZE, SIZE, dtype=torch.uint8)
+    for picture, (y, x) in zip(pictures, places.tolist(), strict=True):
+        picture[:, y : y + 16, x : x + 16] = 255
+    episode = Episode(pictures.flatten(1), torch.zeros(200, 1), torch.zeros(200), terminated=False)
+    errors = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = LatentModel(STACK * NUMBERS, 1, TINY, pictures=STACK)
+        assert isinstance(model.encoder, PictureEncoder)
+        config = LossConfig(batch_size=32, consistency=0, reconstruction=weight, compile=False)
+        trainer = Trainer(model, config, 0.9)
+        replay = Replay(300, STACK * NUMBERS, 1, horizon=3, seed=0, pictures=STACK)
+        replay.add(episode)
+        model.encoder.fit(replay.sample(128).obs[0])
+        losses = torch.stack([trainer.update(replay.sample(32)) for _ in range(200)])
+        batch = replay.sample(200)
+        with torch.no_grad():
+            z = torch.cat([model.encode(batch.obs[0]), torch.ones(200, 1)], -1)
+        newest = batch.obs[0].view(200, STACK, 3, SIZE, SIZE)[:, -1, 0].float()
+        pixels = torch.arange(SIZE).float()
+        there = torch.stack([newest.mean(2) @ pixels, newest.mean(1) @ pixels], -1)
+        there = (there - there.mean(0)) / there.std(0)
+        fit = torch.linalg.lstsq(z[:100], there[:100]).solution
+        errors.append(float((z[100:] @ fit - there[100:]).square().mean()))
+        course = losses[:, METRICS.index("reconstruction")]
+        assert float(course[-20:].mean()) < 0.5 * weight or weight == 0 == float(course.max())
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_numbers_have_no_decoder() -> None:
+    model = LatentModel(3, 1, TINY)
+    with pytest.raises(ValueError, match=r"^loss\.reconstruction needs pictures"):
+        Trainer(model, LossConfig(reconstruction=1.0), 0.9)
+    done = telic("train", *DEBUG, "loss.reconstruction=1")
+    assert done.code == 2 and done.error.startswith("loss.reconstruction needs pictures")
 
 
 def test_pictures_of_a_still_camera_are_told_apart_from_the_first() -> None:

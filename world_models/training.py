@@ -17,7 +17,7 @@ from mpc.checks import require_at_least, require_at_most, require_positive
 from mpc.compilation import compiled
 from world_models.distributional import cross_entropy
 from world_models.latent import LatentModel
-from world_models.networks import PictureEncoder
+from world_models.networks import PictureDecoder, PictureEncoder
 from world_models.optimisation import (
     adam,
     follow,
@@ -29,8 +29,18 @@ from world_models.replay import Batch
 
 SHIFT = 4  # pixels
 WINDOW = 0.1  # longest window of the average weights, as a share of the updates so far
+DECODER = "decoder."  # before the names of its weights in a checkpoint
 RARE = 0.0025  # probability that a categorical policy does not learn to go below, or 1 - above
-METRICS = ("loss", "consistency", "reward", "value", "termination", "policy", "entropy")
+METRICS = (
+    "loss",
+    "consistency",
+    "reward",
+    "value",
+    "termination",
+    "reconstruction",
+    "policy",
+    "entropy",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class LossConfig:
     value: float = 0.1  # weight of the values' cross-entropy
     termination: float = 0.1  # weight of the termination's cross-entropy
     entropy: float = 1e-4  # weight of the policy's entropy
+    reconstruction: float = 0.0  # of pictures: weight of a decoder's error; 0: there is none
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
     average_rate: float = 1e-3  # of the moving average of all weights that is handed out; 1: none
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
@@ -59,7 +70,7 @@ class LossConfig:
         require_at_least(self, 1, "horizon", "batch_size")
         shares = ("target_rate", "average_rate", "rho")
         require_positive(self, "lr", "max_gradient_norm", *shares)
-        weights = ("consistency", "reward", "value", "termination", "entropy")
+        weights = ("consistency", "reward", "value", "termination", "entropy", "reconstruction")
         require_at_least(self, 0, *weights, "encoder_lr_scale", "final_lr")
         if not 0 <= self.lr_falls_after < 1:
             raise ValueError(f"lr_falls_after must be in [0, 1), got {self.lr_falls_after}")
@@ -113,6 +124,8 @@ class Trainer:
     `averaged` is what comes out: a moving average of the weights of `model`, over the last
     1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
     other by hundreds of return while rates are high.
+
+    Raises ValueError where pictures are to be reconstructed and the model sees numbers.
     """
 
     def __init__(
@@ -124,12 +137,20 @@ class Trainer:
         self.frozen = model.frozen()
         self.target = copy.deepcopy(model.values).requires_grad_(False)
         self.averaged = copy.deepcopy(model).requires_grad_(False)
+        self.decoder: PictureDecoder | None = None  # teaches latents what is in a picture
+        if config.reconstruction:
+            if not model.pictures:
+                raise ValueError("loss.reconstruction needs pictures: use env.obs=pixels, or 0")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.decoder = PictureDecoder(model.latent_dim).to(device)
         self.updates = 0
         self.scale = torch.ones((), device=device)  # 5-95 % range of values, for the policy
         actor = list(model.actor.parameters())
         encoder = list(model.encoder.parameters())
         known = {id(p) for p in actor + encoder}
         rest = [p for p in model.parameters() if id(p) not in known]
+        rest += self.decoder.parameters() if self.decoder else []
         self._model_parameters, self._actor_parameters = encoder + rest, actor
         groups: list[dict[str, Any]] = [
             {"params": encoder},
@@ -149,10 +170,11 @@ class Trainer:
         device = self.scale.device
         noise = torch.randn(shape, generator=self.rng, device=device)
         moved = Batch(*(x.to(device) for x in batch))
+        pictures = moved.obs[0] if self.decoder else None
         if self.model.pictures:
             moved = moved._replace(obs=shifted(moved.obs, self.rng))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale)
+        loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale, pictures)
         loss.backward()
         limit = self.config.max_gradient_norm
         torch.nn.utils.clip_grad_norm_(self._model_parameters, limit)
@@ -179,6 +201,8 @@ class Trainer:
         """What an update depends on beside `model` and `averaged`, for a checkpoint."""
         updates = torch.tensor(self.updates)
         own = {"scale": self.scale, "rng": self.rng.get_state(), "updates": updates}
+        if self.decoder:
+            own |= {DECODER + key: value for key, value in self.decoder.state_dict().items()}
         return own | optimiser_state(self.optimizer, self.target)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -187,6 +211,9 @@ class Trainer:
             self.scale.copy_(tensors["scale"])
         self.rng.set_state(tensors["rng"].cpu())
         self.updates = int(tensors["updates"])
+        if self.decoder:
+            own = {k.removeprefix(DECODER): v for k, v in tensors.items() if k.startswith(DECODER)}
+            self.decoder.load_state_dict(own)
         restore_optimiser(self.optimizer, self.target, tensors)
 
     def _compute(
@@ -197,8 +224,13 @@ class Trainer:
         terminated: Tensor,
         noise: Tensor,
         scale: Tensor,
+        pictures: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`)."""
+        """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`).
+
+        `pictures` (B, O) are those that windows begin with before they were shifted; with a
+        decoder they are compared with what it makes of their latents.
+        """
         model, cfg = self.model, self.config
         bins = model.bins, model.config.linear
         with torch.no_grad():
@@ -209,6 +241,9 @@ class Trainer:
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
         z = model.encode(obs[0])
+        reconstruction = z.new_zeros(())
+        if pictures is not None and self.decoder:
+            reconstruction = self._reconstruction(self.decoder, z, pictures)
         policy_loss, entropy, quantiles = self._policy_loss(z.detach(), noise[1], scale)
         states, predicted, reward_logits, ends = [], [], [], []
         for action in actions.unbind(0):
@@ -236,11 +271,25 @@ class Trainer:
             + cfg.reward * reward_loss
             + cfg.value * value_loss
             + cfg.termination * end_loss
+            + cfg.reconstruction * reconstruction
             + policy_loss
         )
-        parts = (loss, consistency, reward_loss, value_loss, end_loss, policy_loss, entropy)
+        losses = consistency, reward_loss, value_loss, end_loss, reconstruction, policy_loss
+        parts = (loss, *losses, entropy)
         spread = ahead.flatten(0, 1).std(0).mean()
         return loss, torch.stack(parts).detach(), quantiles.detach(), spread
+
+    def _reconstruction(self, decoder: PictureDecoder, z: Tensor, pictures: Tensor) -> Tensor:
+        """Squared error () of the newest of stacked pictures (B, O) made from latents (B, Z).
+
+        Rewards and the next latents alone leave out of latents what brings no reward yet, such as
+        how a ball falls that was never caught.
+        """
+        encoder = self.model.encoder
+        assert isinstance(encoder, PictureEncoder)
+        size = pictures.shape[-1] // self.model.pictures
+        newest = (pictures[:, -size:] - encoder.mean[-size:]) / encoder.spread
+        return (decoder(z) - newest).square().mean()
 
     def _policy_loss(
         self, states: Tensor, noise: Tensor, scale: Tensor
