@@ -227,10 +227,9 @@ def test_losses_are_those_of_a_cpu(kind: str, device: torch.device) -> None:
     model = latent_model(kind)
     batch = experience(model).sample(16)
     noise = torch.randn(2, 16, model.action_dim, generator=torch.Generator().manual_seed(1))
-    config = LossConfig(compile=False, reconstruction=float(kind == "pictures"))
     found = []
     for where in (torch.device("cpu"), device):
-        trainer = Trainer(copy.deepcopy(model).to(where), config, 0.9)
+        trainer = Trainer(copy.deepcopy(model).to(where), LossConfig(compile=False), 0.9)
         moved = (x.to(where) for x in (*batch, noise, trainer.scale, batch.obs[0]))
         loss, metrics, *_ = trainer._compute(*moved)
         loss.backward()
@@ -243,8 +242,7 @@ def test_losses_are_those_of_a_cpu(kind: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_training_goes_on_where_it_was_saved(kind: str, device: torch.device) -> None:
-    seen = float(kind == "pictures")
-    config = LossConfig(compile=False, batch_size=16, reconstruction=seen)
+    config = LossConfig(compile=False, batch_size=16)
     model = latent_model(kind).to(device)
     replay, trainer = experience(model), Trainer(model, config, 0.9, seed=3)
     for _ in range(3):

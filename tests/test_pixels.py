@@ -167,14 +167,6 @@ def test_a_decoder_alone_teaches_latents_what_is_in_a_picture() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_numbers_have_no_decoder() -> None:
-    model = LatentModel(3, 1, TINY)
-    with pytest.raises(ValueError, match=r"^loss\.reconstruction needs pictures"):
-        Trainer(model, LossConfig(reconstruction=1.0), 0.9)
-    done = telic("train", *DEBUG, "loss.reconstruction=1")
-    assert done.code == 2 and done.error.startswith("loss.reconstruction needs pictures")
-
-
 def test_pictures_of_a_still_camera_are_told_apart_from_the_first() -> None:
     """Of 64 x 64 pixels 20 change; the rest is a background of all shades."""
     rng = torch.Generator().manual_seed(0)

@@ -44,7 +44,7 @@ CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and
 # Three environments; those of CartPole differ in how far their episodes have come.
 BESIDE = (*CEM, "train.num_envs=3", "train.processes=true")
 CARTPOLES = (*CARTPOLE, "train.num_envs=3")
-PIXELS = (*CEM, "env.obs=pixels", "loss.reconstruction=1")
+PIXELS = (*CEM, "env.obs=pixels")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 

@@ -60,7 +60,7 @@ class LossConfig:
     value: float = 0.1  # weight of the values' cross-entropy
     termination: float = 0.1  # weight of the termination's cross-entropy
     entropy: float = 1e-4  # weight of the policy's entropy
-    reconstruction: float = 0.0  # of pictures: weight of a decoder's error; 0: there is none
+    reconstruction: float = 0.1  # weight of the decoder's error, where pictures are seen
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
     average_rate: float = 1e-3  # of the moving average of all weights that is handed out; 1: none
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
@@ -124,8 +124,6 @@ class Trainer:
     `averaged` is what comes out: a moving average of the weights of `model`, over the last
     1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
     other by hundreds of return while rates are high.
-
-    Raises ValueError where pictures are to be reconstructed and the model sees numbers.
     """
 
     def __init__(
@@ -138,9 +136,7 @@ class Trainer:
         self.target = copy.deepcopy(model.values).requires_grad_(False)
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.decoder: PictureDecoder | None = None  # teaches latents what is in a picture
-        if config.reconstruction:
-            if not model.pictures:
-                raise ValueError("loss.reconstruction needs pictures: use env.obs=pixels, or 0")
+        if config.reconstruction and model.pictures:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 self.decoder = PictureDecoder(model.latent_dim).to(device)
