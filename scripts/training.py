@@ -72,13 +72,13 @@ class TrainingRun:
         self.device = resolve_device(settings.device)
         self.spec = trainable_spec(settings)
         self.eval_envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
+        self.discount = discount_for(self.spec.episode_steps)
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = make_model(self.spec, settings.model)
-        self.model = model.to(self.device)
-        self.discount = discount_for(self.spec.episode_steps)
-        self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
+            self.model = make_model(self.spec, settings.model).to(self.device)
+            torch.manual_seed(seed)  # what a trainer draws does not depend on the model's size
+            self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
         # What the agent acts with while the model learns: a copy of its own.
         acting = copy.deepcopy(self.trainer.frozen)
         self._acting = list(acting.state_dict().values())
@@ -99,7 +99,7 @@ class TrainingRun:
             seed,
             self.spec.pictures,
         )
-        self.random = RandomActions(model.action_space, settings.train.num_envs, seed)
+        self.random = RandomActions(self.model.action_space, settings.train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (

@@ -229,6 +229,7 @@ def test_losses_are_those_of_a_cpu(kind: str, device: torch.device) -> None:
     noise = torch.randn(2, 16, model.action_dim, generator=torch.Generator().manual_seed(1))
     found = []
     for where in (torch.device("cpu"), device):
+        torch.manual_seed(1)
         trainer = Trainer(copy.deepcopy(model).to(where), LossConfig(compile=False), 0.9)
         moved = (x.to(where) for x in (*batch, noise, trainer.scale, batch.obs[0]))
         loss, metrics, *_ = trainer._compute(*moved)

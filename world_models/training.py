@@ -124,6 +124,8 @@ class Trainer:
     `averaged` is what comes out: a moving average of the weights of `model`, over the last
     1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
     other by hundreds of return while rates are high.
+
+    A decoder, where pictures are seen, begins with weights from torch's global generator.
     """
 
     def __init__(
@@ -137,9 +139,7 @@ class Trainer:
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.decoder: PictureDecoder | None = None  # teaches latents what is in a picture
         if config.reconstruction and model.pictures:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.decoder = PictureDecoder(model.latent_dim).to(device)
+            self.decoder = PictureDecoder(model.latent_dim).to(device)
         self.updates = 0
         self.scale = torch.ones((), device=device)  # 5-95 % range of values, for the policy
         actor = list(model.actor.parameters())
