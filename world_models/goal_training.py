@@ -119,11 +119,11 @@ class GoalTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments and target distances, for a checkpoint."""
-        return optimiser_state(self.optimizer, self.target)
+        return optimiser_state(self.optimizer, {"target": self.target})
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""
-        restore_optimiser(self.optimizer, self.target, tensors)
+        restore_optimiser(self.optimizer, {"target": self.target}, tensors)
 
     def _compute(
         self, obs: Tensor, actions: Tensor, goals: Tensor, ahead: Tensor

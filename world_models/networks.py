@@ -134,10 +134,13 @@ class PictureEncoder(nn.Module):
         self.mean.copy_(obs.float().mean(0))
         self.spread.copy_((obs - self.mean).std().clamp(min=1.0))
 
+    def deviations(self, x: Tensor) -> Tensor:
+        """How pictures (..., O) differ from the mean picture, of variance 1 in the examples."""
+        return (x - self.mean) / self.spread
+
     def forward(self, x: Tensor) -> Tensor:
         """Numbers 0 to 255, channels first, (..., 3 * pictures * 64 * 64) -> (..., features)."""
-        seen = (x - self.mean) / self.spread
-        features = self.layers(seen.reshape(-1, self.channels, self.SIZE, self.SIZE))
+        features = self.layers(self.deviations(x).reshape(-1, self.channels, self.SIZE, self.SIZE))
         return features.view(*x.shape[:-1], -1)
 
 

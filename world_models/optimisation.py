@@ -35,22 +35,29 @@ def follow(target: nn.Module, model: nn.Module, rate: float) -> None:
         held.copy_(now)
 
 
-def optimiser_state(optimizer: torch.optim.Optimizer, target: nn.Module) -> dict[str, Tensor]:
-    """Moments of the optimiser and weights of the target, for a checkpoint."""
-    tensors = {f"target.{k}": v for k, v in target.state_dict().items()}
+def optimiser_state(
+    optimizer: torch.optim.Optimizer, modules: Mapping[str, nn.Module]
+) -> dict[str, Tensor]:
+    """Moments of the optimiser and weights of what else learns by name, for a checkpoint."""
+    tensors = {
+        f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()
+    }
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
     return tensors
 
 
 def restore_optimiser(
-    optimizer: torch.optim.Optimizer, target: nn.Module, tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    modules: Mapping[str, nn.Module],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Go on where `optimiser_state` was taken; other tensors are left alone."""
-    prefix = "target."
-    target.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    )
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpc.actions import CategoricalActions
 from mpc.checks import require_at_least, require_at_most, require_positive
@@ -29,7 +29,6 @@ from world_models.replay import Batch
 
 SHIFT = 4  # pixels
 WINDOW = 0.1  # longest window of the average weights, as a share of the updates so far
-DECODER = "decoder."  # before the names of its weights in a checkpoint
 RARE = 0.0025  # probability that a categorical policy does not learn to go below, or 1 - above
 METRICS = (
     "loss",
@@ -197,9 +196,7 @@ class Trainer:
         """What an update depends on beside `model` and `averaged`, for a checkpoint."""
         updates = torch.tensor(self.updates)
         own = {"scale": self.scale, "rng": self.rng.get_state(), "updates": updates}
-        if self.decoder:
-            own |= {DECODER + key: value for key, value in self.decoder.state_dict().items()}
-        return own | optimiser_state(self.optimizer, self.target)
+        return own | optimiser_state(self.optimizer, self._beside())
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""
@@ -207,10 +204,11 @@ class Trainer:
             self.scale.copy_(tensors["scale"])
         self.rng.set_state(tensors["rng"].cpu())
         self.updates = int(tensors["updates"])
-        if self.decoder:
-            own = {k.removeprefix(DECODER): v for k, v in tensors.items() if k.startswith(DECODER)}
-            self.decoder.load_state_dict(own)
-        restore_optimiser(self.optimizer, self.target, tensors)
+        restore_optimiser(self.optimizer, self._beside(), tensors)
+
+    def _beside(self) -> dict[str, nn.Module]:
+        """What learns beside the model, by its name in a checkpoint."""
+        return {"target": self.target} | ({"decoder": self.decoder} if self.decoder else {})
 
     def _compute(
         self,
@@ -283,9 +281,9 @@ class Trainer:
         """
         encoder = self.model.encoder
         assert isinstance(encoder, PictureEncoder)
-        size = pictures.shape[-1] // self.model.pictures
-        newest = (pictures[:, -size:] - encoder.mean[-size:]) / encoder.spread
-        return (decoder(z) - newest).square().mean()
+        made = decoder(z)
+        newest = encoder.deviations(pictures)[:, -made.shape[-1] :]
+        return (made - newest).square().mean()
 
     def _policy_loss(
         self, states: Tensor, noise: Tensor, scale: Tensor
