@@ -26,6 +26,7 @@ from world_models import (
 )
 from world_models.distributional import cross_entropy, expectation, symexp, symlog, two_hot
 from world_models.networks import MLP, EnsembleMLP, VectorEncoder, simplex
+from world_models.training import uses_bfloat16
 
 TINY = ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=21, bin_limit=3.0)
 BINS = torch.linspace(-3.0, 3.0, 21, dtype=torch.float64)
@@ -612,11 +613,58 @@ def test_discounts_fit_the_length_of_episodes(steps: int | None, discount: float
         ("entropy", -1.0),
         ("encoder_lr_scale", -0.1),
         ("lr", float("nan")),
+        ("precision", "float16"),
     ],
 )
-def test_nonsense_in_the_losses_is_refused(option: str, value: float) -> None:
+def test_nonsense_in_the_losses_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
         LossConfig(**{option: value})
+
+
+def test_bfloat16_learns_the_same(trained: tuple[Trainer, Tensor], experience: Replay) -> None:
+    """Losses within its precision, gradients the same way, and what is kept in float32."""
+    batch, learned = experience.sample(128), trained[0]
+    found = []
+    for precision in ("float32", "bfloat16"):
+        trainer = make_trainer(precision=precision)
+        model = trainer.model
+        model.load_state_dict(learned.model.state_dict())
+        trainer.target.load_state_dict(learned.target.state_dict())
+        metrics = trainer.update(batch)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        kept = [metrics, trainer.scale, *gradients, *model.state_dict().values()]
+        assert {x.dtype for x in kept} == {torch.float32}
+        found.append((metrics, gradients))
+    (exact, true), (near, made) = found
+    torch.testing.assert_close(near, exact, rtol=0.02, atol=2e-4)
+    assert not torch.equal(near, exact) and len(true) == len(made)
+    for a, b in zip(true, made, strict=True):
+        assert float(F.cosine_similarity(a.flatten(), b.flatten(), 0)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("known", "compile", "half"),
+    [
+        ({"avx512_bf16": True}, True, True),
+        ({"amx_bf16": True, "avx512_bf16": False}, True, True),
+        ({"avx512_bf16": True}, False, False),
+        ({"avx2": True}, True, False),
+        ({}, True, False),
+    ],
+)
+def test_precision_is_lowered_where_that_is_faster(
+    known: dict[str, bool], compile: bool, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr("world_models.training.compiler", lambda: "/usr/bin/g++")
+    vectors, pictures = LatentModel(2, 1, TINY), LatentModel(2, 1, TINY, pictures=2)
+    assert uses_bfloat16(LossConfig(compile=compile), vectors) == half
+    assert not uses_bfloat16(LossConfig(compile=compile), pictures)
+    assert not uses_bfloat16(LossConfig(compile=compile, precision="float32"), vectors)
+    for model in (vectors, pictures):
+        assert uses_bfloat16(LossConfig(compile=compile, precision="bfloat16"), model)
+    monkeypatch.setattr("world_models.training.compiler", lambda: None)
+    assert not uses_bfloat16(LossConfig(compile=compile), vectors)
 
 
 def test_termination_is_trained_by_binary_cross_entropy() -> None:

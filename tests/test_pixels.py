@@ -109,11 +109,12 @@ def test_shifts_move_whole_windows_and_repeat_their_edges() -> None:
         assert torch.equal(window, pictures[:, rows][:, :, columns])
 
 
-def test_a_model_of_pictures_learns_what_they_show() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_of_pictures_learns_what_they_show(precision: str) -> None:
     """The reward is whether the light is on the right; only pictures tell."""
     torch.manual_seed(0)
     model = LatentModel(STACK * NUMBERS, 1, TINY, pictures=STACK)
-    trainer = Trainer(model, LossConfig(batch_size=16, compile=False), 0.9)
+    trainer = Trainer(model, LossConfig(batch_size=16, compile=False, precision=precision), 0.9)
     right = torch.arange(200) % 20 >= 10
     pictures = torch.zeros(201, 3, SIZE, SIZE, dtype=torch.uint8)
     for t, lit in enumerate([*right.tolist(), False]):

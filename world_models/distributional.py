@@ -39,7 +39,8 @@ def expectation(logits: Tensor, bins: Tensor, linear: bool = False) -> Tensor:
     anything of what is large and rare: 0.7 where every tenth outcome is 180 and the others are 0.
     """
     weights = logits.softmax(-1)
-    return weights @ symexp(bins) if linear else symexp(weights @ bins)
+    # Not a matrix product, whose precision autocast may lower.
+    return (weights * symexp(bins)).sum(-1) if linear else symexp((weights * bins).sum(-1))
 
 
 def cross_entropy(logits: Tensor, x: Tensor, bins: Tensor, linear: bool = False) -> Tensor:

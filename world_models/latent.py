@@ -29,7 +29,7 @@ class ModelConfig:
     """Sizes of the latent model."""
 
     latent_dim: int = 64  # numbers of a latent
-    hidden_dim: int = 128  # width of all hidden layers
+    hidden_dim: int = 256  # width of all hidden layers
     simplex: int = 8  # latent numbers per simplex group
     values: int = 2  # members of the value ensemble
     waves: bool = True  # whether the encoder also sees sines and cosines of slow numbers
@@ -120,9 +120,8 @@ class LatentModel(WorldModel):
 
     def heads(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Next latent (..., Z), reward logits (..., bins) and termination logit (...)."""
-        latent, reward, end = self.head(self.hidden(z, a)).split(
-            [self.latent_dim, self.config.bins, 1], -1
-        )
+        out = self.head(self.hidden(z, a)).to(z.dtype)
+        latent, reward, end = out.split([self.latent_dim, self.config.bins, 1], -1)
         return simplex(latent, self.config.simplex), reward, end.squeeze(-1)
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:

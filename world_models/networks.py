@@ -44,7 +44,11 @@ def frozen(module: M) -> M:
 
 
 class MLP(nn.Module):
-    """Linear layers with `normalised` between them, on any leading axes."""
+    """Linear layers with `normalised` between them, on any leading axes.
+
+    What comes out has the precision of the weights, also where autocast lowers that of matrix
+    products; so it is with all networks here. What is made of it, such as softmax, needs that.
+    """
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class MLP(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             x = normalised(layer(x))
-        return last(x)
+        return last(x).to(last.weight.dtype)
 
 
 def with_octaves(x: Tensor, count: int) -> Tensor:
@@ -141,7 +145,7 @@ class PictureEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Numbers 0 to 255, channels first, (..., 3 * pictures * 64 * 64) -> (..., features)."""
         features = self.layers(self.deviations(x).reshape(-1, self.channels, self.SIZE, self.SIZE))
-        return features.view(*x.shape[:-1], -1)
+        return features.to(self.mean.dtype).view(*x.shape[:-1], -1)
 
 
 class PictureDecoder(nn.Sequential):
@@ -159,7 +163,8 @@ class PictureDecoder(nn.Sequential):
 
     def forward(self, z: Tensor) -> Tensor:
         """(..., Z) -> (..., 3 * 64 * 64)."""
-        return super().forward(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+        made = super().forward(z.reshape(-1, z.shape[-1]))
+        return made.to(z.dtype).reshape(*z.shape[:-1], -1)
 
 
 class EnsembleMLP(nn.Module):
@@ -192,4 +197,4 @@ class EnsembleMLP(nn.Module):
         y = x.reshape(x.shape[0], -1, x.shape[-1])
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             y = torch.baddbmm(bias, y if i == 0 else normalised(y), weight)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
