@@ -64,8 +64,7 @@ class LossConfig:
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
     average_rate: float = 1e-3  # of the moving average of all weights that is handed out; 1: none
     compile: bool = True  # needs a C++ compiler; without one training runs eagerly
-    # Of matrix products: float32, bfloat16; auto: bfloat16 from vectors, compiled, if a CPU has it
-    precision: str = "auto"
+    precision: str = "auto"  # of products: float32, bfloat16; auto: the latter where a CPU has it
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
