@@ -299,7 +299,7 @@ class TrainingRun:
         return (
             f"{self.spec.name}: {self.spec.observations}, {self.spec.actions}, "
             f"{1000 * self.spec.control_period:.0f} ms per control step, planner "
-            f"{self.settings.planner.name}"
+            f"{self.settings.planner.name}, learning in {self.trainer.precision}"
         )
 
     def evaluated(self, shown: dict[str, float]) -> str | None:

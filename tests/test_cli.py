@@ -287,6 +287,7 @@ def test_output_without_a_terminal_is_plain_lines(trained_run: Path) -> None:
     kinds = [line.split(":")[0].split(" ")[-2:] for line in text.splitlines()]
     assert len(kinds) == 8, text  # start, two evaluations, five lines of summary
     assert re.search(r"^ +200 frames: return -?[\d.]+ ± [\d.]+ over 2 episodes$", text, re.M)
+    assert "learning in float32, env frames 0 to " in text.splitlines()[0]  # not compiled
     number = r"\d+\.\d"
     parts = f"decide {number}, environment {number}, update {number}"
     assert re.search(rf"^per control step: {number} ms \({parts}\) on 1 thread", text, re.M)

@@ -26,7 +26,7 @@ from world_models import (
 )
 from world_models.distributional import cross_entropy, expectation, symexp, symlog, two_hot
 from world_models.networks import MLP, EnsembleMLP, VectorEncoder, simplex
-from world_models.training import uses_bfloat16
+from world_models.training import precision_of
 
 TINY = ModelConfig(latent_dim=8, hidden_dim=16, simplex=4, bins=21, bin_limit=3.0)
 BINS = torch.linspace(-3.0, 3.0, 21, dtype=torch.float64)
@@ -643,28 +643,28 @@ def test_bfloat16_learns_the_same(trained: tuple[Trainer, Tensor], experience: R
 
 
 @pytest.mark.parametrize(
-    ("known", "compile", "half"),
+    ("known", "compile", "precision"),
     [
-        ({"avx512_bf16": True}, True, True),
-        ({"amx_bf16": True, "avx512_bf16": False}, True, True),
-        ({"avx512_bf16": True}, False, False),
-        ({"avx2": True}, True, False),
-        ({}, True, False),
+        ({"avx512_bf16": True}, True, "bfloat16"),
+        ({"amx_bf16": True, "avx512_bf16": False}, True, "bfloat16"),
+        ({"avx512_bf16": True}, False, "float32"),
+        ({"avx2": True}, True, "float32"),
+        ({}, True, "float32"),
     ],
 )
 def test_precision_is_lowered_where_that_is_faster(
-    known: dict[str, bool], compile: bool, half: bool, monkeypatch: pytest.MonkeyPatch
+    known: dict[str, bool], compile: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     monkeypatch.setattr("world_models.training.compiler", lambda: "/usr/bin/g++")
     vectors, pictures = LatentModel(2, 1, TINY), LatentModel(2, 1, TINY, pictures=2)
-    assert uses_bfloat16(LossConfig(compile=compile), vectors) == half
-    assert not uses_bfloat16(LossConfig(compile=compile), pictures)
-    assert not uses_bfloat16(LossConfig(compile=compile, precision="float32"), vectors)
+    assert precision_of(LossConfig(compile=compile), vectors) == precision
+    assert precision_of(LossConfig(compile=compile), pictures) == "float32"
     for model in (vectors, pictures):
-        assert uses_bfloat16(LossConfig(compile=compile, precision="bfloat16"), model)
+        for asked in ("float32", "bfloat16"):
+            assert precision_of(LossConfig(compile=compile, precision=asked), model) == asked
     monkeypatch.setattr("world_models.training.compiler", lambda: None)
-    assert not uses_bfloat16(LossConfig(compile=compile), vectors)
+    assert precision_of(LossConfig(compile=compile), vectors) == "float32"
 
 
 def test_termination_is_trained_by_binary_cross_entropy() -> None:

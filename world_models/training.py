@@ -82,21 +82,21 @@ class LossConfig:
             )
 
 
-def uses_bfloat16(config: LossConfig, model: LatentModel) -> bool:
-    """Whether matrix products of a training are those of bfloat16.
+def precision_of(config: LossConfig, model: LatentModel) -> str:
+    """Of matrix products in a training of `model`: "float32" or "bfloat16".
 
-    On a CPU with instructions for them an update of the default sizes takes half the time, if the
-    conversions are compiled into what is around them. What it does to convolutions has not been
-    measured.
+    On a CPU with instructions for bfloat16 an update of the default sizes takes half the time, if
+    the conversions are compiled into what is around them. What it does to convolutions has not
+    been measured.
     """
     if config.precision != "auto":
-        return config.precision == "bfloat16"
+        return config.precision
     on_cpu = next(model.parameters()).device.type == "cpu"
     if model.pictures or not on_cpu or not config.compile or compiler() is None:
-        return False
+        return "float32"
     # Older versions of torch do not say.
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
 
 
 def discount_for(episode_steps: int | None) -> float:
@@ -176,8 +176,9 @@ class Trainer:
             {"params": actor, "eps": 1e-5},
         ]
         self.optimizer = adam(groups, config.lr)
-        half = uses_bfloat16(config, model)
-        self._precision = torch.autocast(device.type, torch.bfloat16, enabled=half)
+        self.precision = precision_of(config, model)
+        half = self.precision == "bfloat16"
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
         self._losses = compiled(self._compute, config.compile)
 
     def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
@@ -194,7 +195,7 @@ class Trainer:
         if self.model.pictures:
             moved = moved._replace(obs=shifted(moved.obs, self.rng))
         self.optimizer.zero_grad(set_to_none=True)
-        with self._precision:
+        with self._autocast:
             loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale, pictures)
         loss.backward()
         limit = self.config.max_gradient_norm
