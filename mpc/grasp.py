@@ -25,12 +25,13 @@ from mpc.contracts import (
     WarmStart,
     WorldModel,
 )
-from mpc.descent import Start, rate_at, restarts
+from mpc.descent import rate_at, restarts
+from mpc.leads import best_leads, led_restarts, restarts_along
 from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
 from mpc.registry import PLANNERS, make_planner, register
-from mpc.rollout import Rollouts, cheapest_of, finite_or_worst, pick, repeat, rollouts_for
+from mpc.rollout import cheapest_of, pick, repeat, rollouts_for
 from mpc.virtual_states import (
     SCHEDULES,
     STATE_STARTS,
@@ -40,6 +41,7 @@ from mpc.virtual_states import (
     noise_scale,
     pin,
     renew,
+    warm_rows,
 )
 from mpc.warm_start import fill, known_rows
 
@@ -337,12 +339,15 @@ class Grasp(Planner[GraspConfig]):
         shape = (leads, problem.horizon, problem.actions.dim)
         lead_noise = widths[:, None, None] * problem.normal(shape, rng)
         draw = draw_for(problem, cfg.states_init, cfg.restarts, rng)
+        mode_first = cfg.margin > 0  # what others must beat by it has to be there
         if warm_start is not None:
             warm_start, calls = renew(problem, warm_start, cfg.blend, cfg.tail)
         parallel = in_parallel & warm_rows(problem, warm_start)
         if not parallel.all():
             if self._leads(problem):
-                start = led_restarts(problem, warm_start, cfg, self._rollouts, lead_noise)
+                start = led_restarts(
+                    problem, warm_start, self._rollouts, lead_noise, cfg.restarts, mode_first
+                )
             else:
                 start = restarts(problem, warm_start, cfg, self._rollouts, noise)
             states, more = initial_states(
@@ -356,9 +361,9 @@ class Grasp(Planner[GraspConfig]):
                 steps = self._lead_steps(problem)
                 lead_noise = lead_noise[:, :steps]
                 count, elites = cfg.restarts - 1, min(cfg.lead_elites, leads)
-                led = best_leads(problem, cfg, self._ahead, lead_noise, count, elites)
+                led = best_leads(problem, self._ahead, lead_noise, count, elites, mode_first)
                 calls += steps
-            lifted = beside(problem, warm_start, cfg, noise, led)
+            lifted = restarts_along(problem, warm_start, cfg.init_std * noise, led)
             whole = bool(parallel.all())
             actions = lifted[0] if whole else fill(parallel, lifted[0], actions)
             states = lifted[1] if whole else fill(parallel, lifted[1], states)
@@ -499,98 +504,6 @@ class Grasp(Planner[GraspConfig]):
         actions, states = torch.stack(norms, 1)
         sigma = self._schedule.noise[: len(losses)]
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}
-
-
-def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
-    """Rows (B,) bool that have virtual states to start from."""
-    if warm_start is not None and warm_start.states is None:
-        warm_start = None
-    return known_rows(warm_start, problem.batch, problem.state.device)
-
-
-def best_leads(
-    problem: Problem,
-    cfg: GraspConfig,
-    rollouts: Rollouts,
-    noise: Tensor,
-    count: int,
-    elites: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """The cheapest rollouts of the policy prior over n control steps, in order.
-
-    With `elites` above 1 the mean of so many comes before them, as a refit of the cross-entropy
-    method takes it: the best of many by a value is too often one that the value is wrong about,
-    and their mean is smoother. `noise` (leads, n, A) is added to the policy's actions, none to
-    those of the first, which with a margin is always among them, before all others.
-    -> actions (B, count, n, A), states (B, count, n + 1, Z); n model calls.
-    """
-    model = (problem.model, problem.objective, problem.discount)
-    window = repeat(problem.state, len(noise))
-    draw = noise.expand(problem.batch, -1, -1, -1)
-    cost, actions, states = rollouts.noisy(*model, problem.actions, window, draw)
-    cost = finite_or_worst(cost)
-    least, best = cost.topk(max(count, elites), largest=False)
-    best = torch.where(least.isfinite(), best, best[:, :1])
-
-    def chosen(tried: Tensor) -> Tensor:
-        found = pick(tried, best)
-        front = [tried[:, :1]] if cfg.margin else []
-        if elites > 1:
-            # As deviations from the first, so that what is the same for all, s_0, stays exact.
-            deviations = found[:, :elites] - found[:, :1]
-            front.append(found[:, :1] + deviations.mean(1, keepdim=True))
-        return torch.cat([*front, found], 1)[:, :count]
-
-    return chosen(actions), chosen(states)
-
-
-def led_restarts(
-    problem: Problem,
-    warm_start: WarmStart | None,
-    cfg: GraspConfig,
-    rollouts: Rollouts,
-    noise: Tensor,
-) -> Start:
-    """The K cheapest leads over the whole horizon, of which a warm start replaces the last.
-
-    It is the first restart then. `noise` (leads, H, A) as in `best_leads`.
-    """
-    actions, states = best_leads(problem, cfg, rollouts, noise, cfg.restarts)
-    if warm_start is not None:
-        known = known_rows(warm_start, problem.batch, problem.state.device)
-        warm = torch.cat([warm_start.actions.unsqueeze(1), actions[:, :-1]], 1)
-        actions = fill(known, problem.actions.project(warm), actions)
-        states = fill(known, torch.cat([states[:, :1], states[:, :-1]], 1), states)
-    return Start(actions, states[..., :-1, :], problem.horizon)
-
-
-def beside(
-    problem: Problem,
-    warm_start: WarmStart,
-    cfg: GraspConfig,
-    noise: Tensor,
-    leads: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Restarts that share the virtual states of a renewed warm start after a lead of their own.
-
-    The first has its actions. The others begin with `leads` (`best_leads`), then do what the
-    policy prior does at the virtual states; without a policy they are the first. `noise`
-    (K - 1, H, A), standard normal, times `init_std` is added to actions that are not a lead's.
-    -> actions (B, K, H, A), states (B, K, H + 1, Z).
-    """
-    first, states = warm_start.actions.unsqueeze(1), warm_start.states
-    assert states is not None
-    paths = repeat(states, cfg.restarts)
-    if leads is None:
-        actions = first + cfg.init_std * noise
-    else:
-        actions, led = leads
-        lead = actions.shape[2]
-        policy = problem.model.policy(states[:, lead:-1]).unsqueeze(1)
-        actions = torch.cat([actions, policy + cfg.init_std * noise[:, lead:]], 2)
-        others = torch.cat([led, paths[:, 1:, lead + 1 :]], 2)
-        paths = torch.cat([paths[:, :1], others], 1)
-    return problem.actions.project(torch.cat([first, actions], 1)), paths
 
 
 def remembered(warm_start: WarmStart, known: Tensor, name: str, fresh: Adam) -> Adam:

@@ -31,6 +31,13 @@ def noise_scale(schedule: str, progress: float) -> float:
     }[schedule]
 
 
+def warm_rows(problem: Problem, warm_start: WarmStart | None) -> Tensor:
+    """Rows (B,) bool that have virtual states to start from."""
+    if warm_start is not None and warm_start.states is None:
+        warm_start = None
+    return known_rows(warm_start, problem.batch, problem.state.device)
+
+
 def pin(states: Tensor, goal: Tensor | None) -> Tensor:
     """States (B, K, H + 1, Z) that end in the goal (B, Z), where there is one."""
     if goal is None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs import EnvConfig, make_env
-from mpc import ActionSpace
 from scripts.tensor_files import read_tensors, write_tensors
 from world_models import CheckpointError, Episode
 
@@ -173,44 +172,6 @@ def _make(config: EnvConfig) -> gymnasium.Env[Any, Any]:
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return make_env(config)
-
-
-class RandomActions:
-    """Random actions: white, held, or held at the bounds, in turn.
-
-    White noise alone hardly moves heavy systems; held actions reach further.
-    """
-
-    HOLDS = ((1, 1), (1, 20), (8, 30))  # shortest and longest hold in control steps, by kind
-
-    def __init__(self, space: ActionSpace, count: int, seed: int) -> None:
-        """For `count` environments."""
-        self.space = space
-        self.rng = torch.Generator().manual_seed(seed)
-        self._left = torch.zeros(count, dtype=torch.int64)
-        self._actions = torch.zeros(count, space.dim)
-
-    def act(self, row: int, turn: int) -> NDArray[np.float32]:
-        """Action (A,) for the next control step of environment `row`; the kind goes by `turn`."""
-        kind = turn % len(self.HOLDS)
-        if self._left[row] == 0:
-            low, high = self.HOLDS[kind]
-            self._left[row] = torch.randint(low, high + 1, (), generator=self.rng)
-            action = self.space.sample((), self.rng, self._actions[row])
-            # Discrete choices are one-hot and stay as they are.
-            self._actions[row] = action.sign() if kind == 2 else action
-        self._left[row] -= 1
-        return self._actions[row].numpy()
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on."""
-        return {"rng": self.rng.get_state(), "left": self._left, "actions": self._actions}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
-        self.rng.set_state(state["rng"])
-        self._left.copy_(state["left"])
-        self._actions.copy_(state["actions"])
 
 
 def episode_path(folder: Path, index: int) -> Path:

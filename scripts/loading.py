@@ -28,6 +28,7 @@ from scripts.settings import (
     AnySettings,
     GoalConfig,
     GoalSettings,
+    Settings,
     make_planner_from,
     read_run_options,
     resolve_device,
@@ -79,6 +80,7 @@ class Loaded:
 class LoadedRun(Loaded):
     """A run trained for reward, ready to make agents."""
 
+    settings: Settings
     trained: TrainedModel
 
     @property
@@ -171,6 +173,7 @@ def open_any_run(
     if isinstance(trained, TrainedGoalModel):
         assert isinstance(settings, GoalSettings)
         return LoadedGoalRun(folder, options, settings, spec, trained)
+    assert isinstance(settings, Settings)
     return LoadedRun(folder, options, settings, spec, trained)
 
 

@@ -21,7 +21,8 @@ from agents import MPCAgent, run_episodes
 from envs import EnvSpec, make_env, spec_of
 from mpc import Reward
 from scripts.agent_files import describe, make_model
-from scripts.collector import Collector, RandomActions, episode_path, read_episode, write_episode
+from scripts.collector import Collector, episode_path, read_episode, write_episode
+from scripts.exploration import Exploration, RandomActions
 from scripts.metrics import MetricsLogger
 from scripts.plots import Line, learning_curve
 from scripts.reference import published_return, reference_curves
@@ -45,7 +46,6 @@ from world_models import (
 logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 10_000_000  # of the first episode of every evaluation during training
-LITTLE = 0.01  # share of the range of rewards up to which one counts as none
 EXAMPLES = 256  # windows that an encoder is fitted to before the first update
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
@@ -99,6 +99,7 @@ class TrainingRun:
             seed,
             self.spec.pictures,
         )
+        self.exploration = Exploration(settings.train, self.replay, self.spec.episode_steps, seed)
         self.random = RandomActions(self.model.action_space, settings.train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         fast = settings.planner.compile is not False
@@ -365,20 +366,15 @@ class TrainingRun:
         by_chance = [
             row
             for row, episode in enumerate(episodes)
-            if not self.learning
-            or len(episode.actions) < self._disturbed(episode.index)
-            or self._stuck(episode.rewards)
+            if not self.learning or self.exploration.takes_over(episode)
         ]
         actions = np.empty((len(episodes), self.spec.action_dim), np.float32)
         if len(by_chance) < len(episodes):
-            explore = np.array([self._exploration(episode.index) for episode in episodes])
-            actions, self.memory = self.agent.act(self.collector.obs, self.memory, explore)
+            noise = [self.exploration.noise(e.index, self.progress) for e in episodes]
+            actions, self.memory = self.agent.act(self.collector.obs, self.memory, np.array(noise))
             self._forget(by_chance)
         for row in by_chance:
-            # Every kind of random actions has its turn.
-            patience, taken = self.settings.train.patience, len(episodes[row].actions)
-            turn = episodes[row].index + (taken // patience if patience else 0)
-            actions[row] = self.random.act(row, turn)
+            actions[row] = self.random.act(row, self.exploration.turn(episodes[row]))
         return actions
 
     def _forget(self, rows: Sequence[int]) -> None:
@@ -386,38 +382,6 @@ class TrainingRun:
         if rows:
             done = np.isin(np.arange(len(self.collector.episodes)), rows)
             self.memory = self.agent.forget(self.memory, done)
-
-    def _disturbed(self, index: int) -> int:
-        """Control steps of random actions with which episode `index` begins.
-
-        What follows shows how to go on from where the agent would not have gone.
-        """
-        cfg = self.settings.train
-        if not cfg.disturb_every or index % cfg.disturb_every != 1 % cfg.disturb_every:
-            return 0
-        assert self.spec.episode_steps is not None
-        most = int(cfg.disturbed * self.spec.episode_steps)
-        return int(np.random.default_rng((self.settings.seed, index)).integers(most + 1))
-
-    def _stuck(self, rewards: Sequence[float]) -> bool:
-        """Whether an episode with these rewards goes on with random actions.
-
-        It does while the control steps since its last reward are in an odd multiple of `patience`:
-        values that expect nothing anywhere would let the agent stay where it is.
-        """
-        patience, least, most = self.settings.train.patience, self.replay.least, self.replay.most
-        if not patience or least == most:
-            return False
-        little = least + LITTLE * (most - least)
-        waited = next((i for i, r in enumerate(reversed(rewards)) if r > little), len(rewards))
-        return waited // patience % 2 == 1
-
-    def _exploration(self, index: int) -> float:
-        """Share of the exploration noise, at this control step, in episode `index`."""
-        cfg = self.settings.train
-        if cfg.greedy_every and index % cfg.greedy_every == 0:
-            return 0.0
-        return 1.0 - (1.0 - cfg.final_exploration) * min(1.0, 2 * self.progress)
 
     def _update(self, count: int) -> Tensor | None:
         """`count` updates of the model; returns the losses of the last one, (len(METRICS),)."""

@@ -662,7 +662,8 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     assert [row["cell"]["seed"] for row in cells] == [2, 1]
     assert cells[1] == results(tmp_path / "a", "dmc")["cells"][0]
     text = (tmp_path / "both" / "dmc.md").read_text()
-    assert "cores" in text and "(2 trainings)" in text
+    used = cells[0]["result"]["machine"]["precision"]
+    assert f"{used}, 1 at a time (2 trainings)" in text
 
     content, changed = json.loads(file.read_text()), tmp_path / "changed.json"
     content["cells"][0]["result"]["returns"][0] += 1

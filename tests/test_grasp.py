@@ -27,9 +27,9 @@ from mpc import (
     trajectory_cost,
 )
 from mpc.descent import Start
-from mpc.grasp import GraspConfig, beside, best_leads, led_restarts
+from mpc.grasp import GraspConfig
 from mpc.lifting import DISTANCES, Lifted, LiftedConfig, distance, lifted_cost, lifted_loss
-from mpc.rollout import EAGER, repeat
+from mpc.rollout import EAGER
 from mpc.virtual_states import (
     SCHEDULES,
     draw_for,
@@ -830,83 +830,6 @@ def test_plans_executed_without_looking_are_chosen_by_what_they_cost_when_action
     assert safe.diagnostics.forward_calls == end(1).diagnostics.forward_calls
 
 
-def test_restarts_beside_a_warm_plan_lead_and_then_follow_the_policy_at_its_states(
-    homing: Any, problem_of: Callable[..., Problem]
-) -> None:
-    problem = drifting(problem_of, homing)
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 4, 2, generator=rng, dtype=torch.float64)
-    warm = WarmStart(torch.full((2, 4, 2), 0.25).double(), scattered(problem, 0.3))
-    assert warm.states is not None
-    cfg = GraspConfig(restarts=3, init_std=0.1)
-    alike = beside(problem, warm, cfg, noise, None)
-    first = warm.actions.unsqueeze(1)
-    assert torch.equal(alike[0], torch.cat([first, (first + 0.1 * noise).clamp(-1, 1)], 1))
-    leads = torch.rand(2, 2, 1, 2).double(), torch.rand(2, 2, 2, 2).double()
-    actions, states = beside(problem, warm, cfg, noise, leads)
-    assert torch.equal(actions[:, 0], warm.actions)
-    assert torch.equal(states[:, 0], warm.states)
-    assert torch.equal(actions[:, 1:, :1], leads[0])
-    assert torch.equal(states[:, 1:, :2], leads[1])
-    rest = repeat(warm.states, 2)
-    assert torch.equal(states[:, 1:, 2:], rest[:, :, 2:])
-    policy = (-rest[:, :, 1:-1]).clamp(-1, 1) + 0.1 * noise[:, 1:]
-    torch.testing.assert_close(actions[:, 1:, 1:], policy.clamp(-1, 1))
-
-
-def test_leads_are_the_cheapest_policy_rollouts(
-    homing: Any, problem_of: Callable[..., Problem]
-) -> None:
-    """By the whole cost of the lookahead; the one without noise is the policy's mode."""
-    problem = replace(drifting(problem_of, homing), objective=GoalDistance(torch.zeros(2, 2)))
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(6, 3, 2, generator=rng, dtype=torch.float64)
-    noise[4] = 0.0
-    cfg = GraspConfig(restarts=3, leads=6)
-    actions, states = best_leads(problem, cfg, EAGER, noise, 2)
-    tried = []
-    for draw in noise:
-        z, taken = problem.state, []
-        for step in draw:
-            taken.append(((-z).clamp(-1, 1) + step).clamp(-1, 1))
-            z = z + taken[-1]
-        tried.append(torch.stack(taken, 1))
-    every = torch.stack(tried, 1)
-    arguments = (problem.model, problem.objective, problem.discount, repeat(problem.state, 6))
-    cost, rolled = trajectory_cost(*arguments, every)
-    for row in range(problem.batch):
-        best = cost[row].argsort()[:2]
-        torch.testing.assert_close(actions[row], every[row, best])
-        torch.testing.assert_close(states[row], rolled[row, best])
-    # With elites their mean comes first, and with a margin the first of all even before it.
-    averaged = best_leads(problem, cfg, EAGER, noise, 2, 2)
-    bound = best_leads(problem, replace(cfg, margin=1.0), EAGER, noise, 3, 2)
-    for found, before in zip(averaged, (actions, states), strict=True):
-        torch.testing.assert_close(found, torch.stack([before.mean(1), before[:, 0]], 1))
-    for found, tried in zip(bound, (every, rolled), strict=True):
-        torch.testing.assert_close(found[:, 0], tried[:, 0])
-
-
-@pytest.mark.parametrize("margin", [0.0, 1.0])
-def test_no_lead_that_breaks_the_model_is_averaged(
-    margin: float, drift: Any, problem_of: Callable[..., Problem]
-) -> None:
-    class Cliff(type(drift())):
-        def step(self, z: Tensor, a: Tensor) -> Tensor:
-            return torch.where(a > 0.5, torch.nan, z + a)
-
-        def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-            return torch.zeros_like(z)
-
-    problem = problem_of(Cliff(1), torch.ones(2, 1).double(), 2, GoalDistance(torch.zeros(2, 1)))
-    noise = torch.tensor([0.0, -0.2, 0.9, -0.6, 0.8]).double()[:, None, None].expand(5, 2, 1)
-    cfg = GraspConfig(leads=5, margin=margin)
-    actions, states = best_leads(problem, cfg, EAGER, noise, 3, 5)
-    assert states.isfinite().all()
-    mean = (0.0 - 0.2 - 0.6 - 0.6 - 0.6) / 5  # the best stands for those that broke
-    torch.testing.assert_close(actions[:, 1 if margin else 0], torch.full((2, 2, 1), mean).double())
-
-
 @pytest.mark.parametrize("select", ["lookahead", "rollout"])
 @pytest.mark.parametrize("cold", [False, True])
 def test_wide_leads_find_what_policy_and_warm_start_miss(
@@ -921,24 +844,6 @@ def test_wide_leads_find_what_policy_and_warm_start_miss(
     }
     assert (cost[64, 1.0] < cost[64, 0.0]).all(), "noise finds better than the mode alone"
     assert cost[64, 1.0].sum() < cost[4, 1.0].sum(), "more leads find better"
-
-
-def test_leads_over_the_horizon_make_room_for_a_warm_start(
-    latent_task: Problem, plan: Callable[..., Plan]
-) -> None:
-    noise = torch.randn(6, 5, 1, generator=torch.Generator().manual_seed(0))
-    cfg = GraspConfig(restarts=3)
-    best, states = best_leads(latent_task, cfg, EAGER, noise, 3)
-    cold = led_restarts(latent_task, None, cfg, EAGER, noise)
-    assert torch.equal(cold.actions, best)
-    assert torch.equal(cold.states, states[..., :-1, :])
-    known = torch.tensor([True, False, True])
-    before = replace(plan("grasp", latent_task).warm_start, known=known)
-    warm = led_restarts(latent_task, before, cfg, EAGER, noise)
-    assert torch.equal(warm.actions[known, 0], before.actions[known])
-    assert torch.equal(warm.actions[known, 1:], best[known, :2])
-    assert torch.equal(warm.states[known, 1:], states[known, :2, :-1])
-    assert torch.equal(warm.actions[1], best[1])
 
 
 def test_without_leads_restarts_lie_around_the_policy(

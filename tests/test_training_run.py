@@ -20,13 +20,14 @@ from agents import MPCAgent, Protocol, run_episodes
 from envs import EnvConfig, EnvSpec, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
 from scripts.agent_files import describe, load_model
-from scripts.collector import RandomActions, Unfinished, read_episode
+from scripts.collector import Unfinished, read_episode
+from scripts.exploration import RandomActions
 from scripts.loading import open_run
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, load
 from scripts.stopwatch import Stopwatch
 from scripts.training import EVALUATION_SEED, TrainingRun, passed
-from world_models import Episode, LatentModel, ModelConfig, load_checkpoint, save_checkpoint
+from world_models import LatentModel, ModelConfig, load_checkpoint, save_checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FEW = ("train.frames=140", "train.random_steps=40", "train.eval_every=0", "train.eval_episodes=1")
@@ -405,26 +406,13 @@ def test_an_episode_without_reward_goes_on_with_random_actions_in_turns(
     now = Unfinished(0, [])
     monkeypatch.setattr(RandomActions, "act", spy)
     monkeypatch.setattr(TrainingRun, "_act", watch)
-    monkeypatch.setattr("scripts.training.LITTLE", 100.0)
+    monkeypatch.setattr("scripts.exploration.LITTLE", 100.0)
     steps = ("train.frames=300", "train.random_steps=50", "train.eval_every=0")
     more = ("train.disturb_every=0", "train.patience=10")
     done = telic("train", *DEBUG, *steps, *more, f"runs={tmp_path}")
     assert done.code == 0, done.err
     turns = [*range(10, 20), *range(30, 40)]
     assert asked == {0: list(range(50)), 1: turns, 2: turns}
-
-
-def test_patience_begins_again_with_every_reward(tmp_path: Path) -> None:
-    settings = load(Settings, ["debug"], ["train.patience=3"])
-    run = TrainingRun(settings, RunFolder.create(tmp_path / "run", "{}"))
-    obs, actions = torch.zeros(5, run.spec.obs_dim), torch.zeros(4, run.spec.action_dim)
-    run.replay.add(Episode(obs, actions, torch.full((4,), -1.0), False))
-    assert not any(run._stuck([-1.0] * n) for n in range(9))  # no other reward is known yet
-    run.replay.add(Episode(obs, actions, torch.tensor([-1.0, 1.0, 0.0, 0.0]), False))
-    stuck = [run._stuck([-1.0] * n) for n in range(9)]
-    assert stuck == [False] * 3 + [True] * 3 + [False] * 3
-    assert run._stuck([0.5, -1.0, -0.99, -1.0]) and not run._stuck([-1.0, -1.0, -1.0, 0.5])
-    run.close()
 
 
 def test_every_so_many_episodes_one_has_no_exploration_noise(

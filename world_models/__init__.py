@@ -14,7 +14,7 @@ from world_models.goal_training import GOAL_METRICS, GoalLossConfig, GoalTrainer
 from world_models.latent import LatentModel, ModelConfig
 from world_models.networks import PictureEncoder, VectorEncoder
 from world_models.replay import Batch, Episode, Replay
-from world_models.training import METRICS, LossConfig, Trainer, discount_for
+from world_models.training import METRICS, LossConfig, Trainer, discount_for, precision_of
 from world_models.trajectories import GoalBatch, Trajectories
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "double_integrator",
     "latest_checkpoint",
     "load_checkpoint",
+    "precision_of",
     "prune_checkpoints",
     "save_checkpoint",
     "window_length",

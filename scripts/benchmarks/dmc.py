@@ -40,6 +40,7 @@ from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
 from scripts.sweep import Member, options_of, plan, slots, sweep
 from scripts.terminal import counted
+from world_models import precision_of
 
 TASKS = (
     "cartpole-balance",
@@ -165,7 +166,11 @@ class Dmc(Suite):
             "seconds": read_column(metrics, "time/training_s")[1],
             "ms": {part: values[-1] for part, values in spent.items() if values},
             "version": loaded.trained.checkpoint.meta["version"],
-            "machine": machine() | {"at_once": slots(self.members, self.settings.workers)},
+            "machine": machine()
+            | {
+                "precision": precision_of(loaded.settings.loss, loaded.trained.model),
+                "at_once": slots(self.members, self.settings.workers),
+            },
         }
 
     def report(self, rows: Rows) -> Report:
@@ -374,7 +379,8 @@ def _machines(rows: Rows) -> str:
     """The machines that trained, and how many of the agents each."""
     found = [row["result"]["machine"] for row in rows if "machine" in row["result"]]
     words = [
-        f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['at_once']} at a time"
+        f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
+        f"{one['at_once']} at a time"
         for one in found
     ]
     return "; ".join(
