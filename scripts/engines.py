@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class Engine(Protocol):
     """Starts commands; Ray or SLURM (through submitit) can stand in for the local one."""
 
     slots: int  # commands that it takes at once
+    cores: int  # that each of them may use
 
     def start(self, command: Sequence[str], log: Path) -> Job:
         """Run `command`, with both of its outputs appended to the file `log`."""
@@ -52,6 +54,7 @@ class LocalEngine:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self.cores = max(1, (os.cpu_count() or 1) // slots)
 
     def start(self, command: Sequence[str], log: Path) -> Job:
         """Run `command` as a process."""

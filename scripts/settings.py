@@ -56,7 +56,9 @@ class TrainConfig:
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
     updates_fall_after: float = 1.0  # share of the frames after which it is one at most
-    overlap: bool = True  # whether the model learns while the agent acts; never so on CUDA
+    # Whether the model learns while the agent acts; never so on CUDA. Null: not in a sweep that has
+    # a single core for each training.
+    overlap: bool | None = None
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
     disturb_every: int = 2  # one in so many episodes begins with random actions; 0: none

@@ -92,6 +92,11 @@ class Member:
         """The file that takes what it prints."""
         return Path(self.settings.runs) / f"{self.name}.log"
 
+    def command_on(self, cores: int) -> list[str]:
+        """Its command where it has so many cores; what comes out is the same on any."""
+        crowded = self.settings.train.overlap is None and cores < 2 * self.settings.threads
+        return [*self.command, *(["train.overlap=false"] if crowded else [])]
+
     def frames(self) -> int:
         """Env frames at its last row of metrics."""
         frames, _ = read_column(self.folder / "metrics.csv", "frames")
@@ -229,7 +234,8 @@ def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
                 member = waiting.pop(0)
                 member.log.parent.mkdir(parents=True, exist_ok=True)
                 member.state, member.started = "running", time.monotonic()
-                running.append((member, engine.start(member.command, member.log)))
+                command = member.command_on(engine.cores)
+                running.append((member, engine.start(command, member.log)))
             if len(stop) > told:  # a second Ctrl-C is passed on, too
                 waiting, told = [], len(stop)
                 for _, job in running:

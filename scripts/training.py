@@ -85,7 +85,7 @@ class TrainingRun:
         self._learned = list(self.model.state_dict().values())
         self.learner: Executor = Inline()
         # CUDA graphs must not be recorded while another thread works on the same GPU.
-        if settings.train.overlap and self.device.type != "cuda":
+        if settings.train.overlap is not False and self.device.type != "cuda":
             self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
         needed = settings.train.frames // self.spec.frames

@@ -22,6 +22,7 @@ class Script:
 
     def __init__(self, slots: int, codes: Sequence[int], polls: int = 3) -> None:
         self.slots, self.codes, self.polls = slots, list(codes), polls
+        self.cores = 2
         self.commands: list[Sequence[str]] = []
         self.running = self.most = 0
 
@@ -108,6 +109,25 @@ def test_slots_are_kept_and_a_failure_is_told_and_not_tried_again(
     log = tmp_path / "Pendulum-v1-grasp-seed2.log"
     assert f"failed: Pendulum-v1-grasp-seed2 (exit code 1), see {log}\n" in told
     assert told.rstrip().endswith("error: the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "added"),
+    [
+        ([], 1, ["train.overlap=false"]),
+        ([], 2, []),
+        (["threads=2"], 2, ["train.overlap=false"]),
+        (["train.overlap=true"], 1, []),
+    ],
+)
+def test_without_a_second_core_a_training_learns_and_acts_in_turn(
+    options: list[str], cores: int, added: list[str], tmp_path: Path
+) -> None:
+    members = plan(["debug"], ["env=gym/Pendulum-v1", f"runs={tmp_path}", *options])
+    engine = Script(1, [0])
+    engine.cores = cores
+    assert sweep(members, engine, console()) == 0
+    assert engine.commands == [[*members[0].command, *added]]
 
 
 def test_a_sweep_trains_skips_what_has_finished_and_refuses_other_settings(tmp_path: Path) -> None:
