@@ -113,6 +113,11 @@ class Dmc(Suite):
         results = [(row["cell"], row["result"]) for row in rows]
         self.known = {m.name: r for m in self.members for key, r in results if key == _key(m)}
 
+    @property
+    def workers(self) -> int:
+        """As many as train side by side."""
+        return slots(self.members, self.settings.workers)
+
     @classmethod
     def default_planners(cls) -> list[str]:
         """The planner that trains unless `planner` names others."""
@@ -138,7 +143,7 @@ class Dmc(Suite):
         if len(members) < len(self.members):
             count = len(self.members) - len(members)
             console.print(f"{count} of {len(self.members)} trainings are in the results given")
-        engine = LocalEngine(slots(self.members, self.settings.workers))
+        engine = LocalEngine(self.workers)
         return sweep(members, engine, console) if members else 0
 
     def cells(self) -> list[Cell]:
@@ -150,7 +155,7 @@ class Dmc(Suite):
         if member.name in self.known:
             return self.known[member.name]
         if member.state not in ("finished", "skipped"):
-            return {"skipped": f"its training {member.state}, see {member.log}"}
+            return {"skipped": f"its training has not finished, see {member.log}"}
         loaded = open_run(str(member.folder), None, "auto", {})
         agent = loaded.make_agent(member.settings.planner.name, {})
         same = EvaluateSettings(run="", episodes=self.settings.episodes, seed=self.settings.seed)
@@ -169,7 +174,7 @@ class Dmc(Suite):
             "machine": machine()
             | {
                 "precision": precision_of(loaded.settings.loss, loaded.trained.model),
-                "at_once": slots(self.members, self.settings.workers),
+                "at_once": self.workers,
             },
         }
 
