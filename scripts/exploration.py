@@ -32,7 +32,15 @@ class Exploration:
     def takes_over(self, episode: Unfinished) -> bool:
         """Whether the next action of an episode is random."""
         begins = len(episode.actions) < self.disturbed(episode.index)
-        return begins or self.stuck(episode.rewards)
+        return begins or self.unrewarded or self.stuck(episode.rewards)
+
+    @property
+    def unrewarded(self) -> bool:
+        """Whether no episode has shown a reward yet, so that there is nothing to plan for.
+
+        Where every control step pays the same, to go on is what pays.
+        """
+        return self.replay.least == self.replay.most <= 0.0
 
     def disturbed(self, index: int) -> int:
         """Control steps of random actions with which episode `index` begins.

@@ -52,7 +52,8 @@ class TrainConfig:
     objective: str = "reward"  # reward; or goal: learns from data, with options of its own
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
-    random_steps: int = 2_500  # control steps of random actions before the first update
+    # Control steps of random actions before the first update. They go on until a reward was seen.
+    random_steps: int = 2_500
     first_updates: int = 1_000  # updates made at that point
     updates_per_step: int = 1  # updates per control step after that
     updates_fall_after: float = 1.0  # share of the frames after which it is one at most

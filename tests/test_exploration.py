@@ -1,5 +1,6 @@
 """When a training acts at random, and how much noise its actions get, without an environment."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -35,10 +36,21 @@ def test_patience_begins_again_with_every_reward(replay: Replay) -> None:
     assert not any(exploration(replay).stuck([-1.0] * n) for n in range(9))
 
 
-def test_nobody_is_stuck_before_rewards_differ() -> None:
+@pytest.mark.parametrize("reward", [-1.0, 0.0, 1.0])
+def test_all_is_random_until_rewards_differ_unless_every_step_pays(reward: float) -> None:
     replay = Replay(100, obs_dim=2, action_dim=1, horizon=1, seed=0)
-    replay.add(Episode(torch.zeros(5, 2), torch.zeros(4, 1), torch.full((4,), -1.0), False))
-    assert not any(exploration(replay, patience=3).stuck([-1.0] * n) for n in range(9))
+    plan, rewards = exploration(replay, patience=3), [reward] * 9
+    actions = [torch.zeros(1).numpy()] * 9
+
+    def taken() -> list[bool]:
+        some = [Unfinished(0, [], actions[:n], rewards[:n]) for n in range(9)]
+        return [plan.takes_over(episode) for episode in some]
+
+    episode = Episode(torch.zeros(5, 2), torch.zeros(4, 1), torch.full((4,), reward), False)
+    replay.add(episode)
+    assert taken() == [reward <= 0] * 9
+    replay.add(replace(episode, rewards=torch.tensor([reward, reward, reward, reward + 1])))
+    assert not all(taken())
 
 
 def test_disturbances_fill_their_share_of_every_second_episode(replay: Replay) -> None:
