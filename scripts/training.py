@@ -142,7 +142,9 @@ class TrainingRun:
     @property
     def doing(self) -> str:
         """What is going on, for a progress bar."""
-        return "training" if self.learning else "random actions"
+        if not self.learning:
+            return "random actions"
+        return "no reward yet" if self.exploration.unrewarded else "training"
 
     @property
     def progress(self) -> float:
@@ -335,6 +337,8 @@ class TrainingRun:
             lines.append(f"learning curve: {self.folder.plots / 'learning_curve.png'}")
         if not self.learning:
             lines.append("nothing was learned: train.frames ended before train.random_steps did")
+        elif self.exploration.unrewarded:
+            lines.append("no reward was seen, so all actions of the training were random")
         return lines
 
     def close(self) -> None:

@@ -232,6 +232,14 @@ def test_stacked_configs_and_bundled_names(tmp_path: Path) -> None:
     assert "debug" in telic("list", "configs").out.split()
 
 
+def test_a_training_without_rewards_says_so(tmp_path: Path) -> None:
+    # A pendulum that never comes up: episodes of 50 control steps that begin far from the top.
+    words = ("--config", "debug", "env=dmc/pendulum-swingup", "seed=1", "wandb.mode=disabled")
+    result = telic("train", *words, f"runs={tmp_path}")
+    assert result.code == 0
+    assert "no reward was seen, so all actions of the training were random" in result.out
+
+
 def test_listing_shows_what_the_registries_hold() -> None:
     text = telic("list", "planners").out
     assert all(re.search(rf"\b{name}\b", text) for name in PLANNERS.names())
