@@ -338,7 +338,7 @@ class TrainingRun:
         if not self.learning:
             lines.append("nothing was learned: train.frames ended before train.random_steps did")
         elif self.exploration.unrewarded:
-            lines.append("no reward was seen, so all actions of the training were random")
+            lines.append(f"all rewards were {self.replay.most:g}, so all actions were random")
         return lines
 
     def close(self) -> None:
