@@ -36,13 +36,21 @@ class Collector:
     """N environments that step together; every episode has a number and a seed of its own."""
 
     def __init__(
-        self, config: EnvConfig, newest: int, count: int, seed: int, processes: bool = False
+        self,
+        config: EnvConfig,
+        newest: int,
+        count: int,
+        steps: int,
+        seed: int,
+        processes: bool = False,
     ) -> None:
         """Episodes keep the `newest` numbers of observations, the last ones.
 
+        They are cut after `steps` control steps, unless they have ended before.
+
         With `processes` every environment has one of its own, and `send` returns at once.
         """
-        self.newest, self.seed, self.begun = newest, seed, 0
+        self.newest, self.steps, self.seed, self.begun = newest, steps, seed, 0
         makers = [partial(_make, config)] * count
         # Resets are ours to make, because every episode has its own seed.
         mode = gymnasium.vector.AutoresetMode.DISABLED
@@ -136,7 +144,8 @@ class Collector:
             episode.obs.append(obs[row])
             episode.actions.append(self._sent[row])
             episode.rewards.append(float(rewards[row]))
-        return terminated, np.flatnonzero(terminated | truncated).tolist()
+        cut = [len(episode.actions) >= self.steps for episode in self.episodes]
+        return terminated, np.flatnonzero(terminated | truncated | cut).tolist()
 
     def _begin(self, rows: Sequence[int]) -> None:
         """Begin the next episodes in `rows`."""

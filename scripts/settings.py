@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -14,7 +15,7 @@ from omegaconf import MISSING
 from agents import AgentConfig
 from envs import EnvConfig
 from mpc import PLANNERS, Planner, PlannerConfig
-from mpc.checks import require_at_least, require_at_most
+from mpc.checks import require_at_least, require_at_most, require_positive
 from scripts.metrics import WandbConfig
 from scripts.options import read_options, read_yaml, stack, typed
 from scripts.run_folder import RunFolder
@@ -50,6 +51,9 @@ class TrainConfig:
 
     frames: int = 100_000  # env frames, action repeat included
     objective: str = "reward"  # reward; or goal: learns from data, with options of its own
+    # Share of the time limit after which a training episode is cut, so that more starts are seen;
+    # evaluations are of whole episodes.
+    episode_share: float = 0.5
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     # Control steps of random actions before the first update. They go on until a reward was seen.
@@ -87,7 +91,12 @@ class TrainConfig:
         counts = ("random_steps", "first_updates", "updates_per_step", "eval_every")
         require_at_least(self, 0, *counts, *shares)
         require_at_least(self, 0, "final_exploration", "greedy_every", "disturb_every", "patience")
-        require_at_most(self, 1, *shares)
+        require_positive(self, "episode_share")
+        require_at_most(self, 1, "episode_share", *shares)
+
+    def episode_steps(self, limit: int) -> int:
+        """Control steps of a training episode where the time limit is `limit`."""
+        return math.ceil(self.episode_share * limit)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,9 @@ class TrainingRun:
         if settings.train.overlap is not False and self.device.type != "cuda":
             self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
-        needed = settings.train.frames // self.spec.frames
-        needed += settings.train.num_envs * self.spec.episode_steps
+        train = settings.train
+        steps = train.episode_steps(self.spec.episode_steps)
+        needed = train.frames // self.spec.frames + train.num_envs * steps
         self.replay = Replay(
             # Room for the rows at the end of every episode, and no more than the run can fill.
             min(settings.replay.capacity, (1 + settings.loss.horizon) * needed + 1),
@@ -99,8 +100,8 @@ class TrainingRun:
             seed,
             self.spec.pictures,
         )
-        self.exploration = Exploration(settings.train, self.replay, self.spec.episode_steps, seed)
-        self.random = RandomActions(self.model.action_space, settings.train.num_envs, seed)
+        self.exploration = Exploration(train, self.replay, steps, seed)
+        self.random = RandomActions(self.model.action_space, train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
         fast = settings.planner.compile is not False
         self.agent, self.evaluator = (
@@ -114,9 +115,10 @@ class TrainingRun:
             for weights, compiled in ((acting, fast), (self.trainer.averaged, False))
         )
         self.memory = self.agent.start(seed, self.device)
-        train = settings.train
         newest = self.spec.newest_dim
-        self.collector = Collector(settings.env, newest, train.num_envs, seed, train.processes)
+        self.collector = Collector(
+            settings.env, newest, train.num_envs, steps, seed, train.processes
+        )
         self.steps = 0  # control steps taken, in all environments together
         self.learning = False  # whether the first updates have been made
         self.plan_row: dict[str, float] = {}  # of the last plan before a resume
@@ -452,15 +454,16 @@ def trainable_spec(settings: Settings) -> EnvSpec:
     if spec.episode_steps is None:
         raise ValueError(f"{spec.name} has no time limit; give it one, env.episode_frames=1000")
     # An episode of T control steps takes T + 1 rows, one that terminates T + loss.horizon.
-    needed, capacity = spec.episode_steps + settings.loss.horizon, settings.replay.capacity
+    steps = settings.train.episode_steps(spec.episode_steps)
+    needed, capacity = steps + settings.loss.horizon, settings.replay.capacity
     if capacity < needed:
         raise ValueError(
             f"replay.capacity must be at least {needed} to hold an episode of "
-            f"{spec.episode_steps} control steps, got {capacity}"
+            f"{steps} control steps, got {capacity}"
         )
-    if settings.loss.horizon > spec.episode_steps:
+    if settings.loss.horizon > steps:
         raise ValueError(
-            f"loss.horizon must be at most the {spec.episode_steps} control steps of an episode, "
+            f"loss.horizon must be at most the {steps} control steps of a training episode, "
             f"got {settings.loss.horizon}"
         )
     return spec

@@ -45,6 +45,9 @@ CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and
 BESIDE = (*CEM, "train.num_envs=3", "train.processes=true")
 CARTPOLES = (*CARTPOLE, "train.num_envs=3")
 PIXELS = (*CEM, "env.obs=pixels")
+# Episodes of 30 as well, but cut in the middle of the environments'.
+CUT = (*CEM, "env.episode_frames=120", "train.episode_share=0.5")
+CUTS = (*CUT, "train.num_envs=3")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 
@@ -98,6 +101,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (24, BESIDE),
         (75, BESIDE),
         (75, CARTPOLES),
+        (29, CUT),
+        (75, CUT),
+        (75, CUTS),
         (75, PIXELS),
         (95, EVICT),  # the replay has dropped its oldest episodes
     ],
