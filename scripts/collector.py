@@ -46,8 +46,7 @@ class Collector:
     ) -> None:
         """Episodes keep the `newest` numbers of observations, the last ones.
 
-        They are cut after `steps` control steps, unless they have ended before.
-
+        They are cut after `steps` control steps, where they have not ended before.
         With `processes` every environment has one of its own, and `send` returns at once.
         """
         self.newest, self.steps, self.seed, self.begun = newest, steps, seed, 0
@@ -78,6 +77,8 @@ class Collector:
     def receive(self) -> list[tuple[int, Episode]]:
         """Wait for the environments; the rows whose episode ended, and have begun another."""
         terminated, over = self._take()
+        cut = [row for row, one in enumerate(self.episodes) if len(one.actions) >= self.steps]
+        over = sorted({*over, *cut})
         ended = []
         for row in over:
             done = self.episodes[row]
@@ -144,8 +145,7 @@ class Collector:
             episode.obs.append(obs[row])
             episode.actions.append(self._sent[row])
             episode.rewards.append(float(rewards[row]))
-        cut = [len(episode.actions) >= self.steps for episode in self.episodes]
-        return terminated, np.flatnonzero(terminated | truncated | cut).tolist()
+        return terminated, np.flatnonzero(terminated | truncated).tolist()
 
     def _begin(self, rows: Sequence[int]) -> None:
         """Begin the next episodes in `rows`."""

@@ -22,6 +22,7 @@ from cli_helpers import (
 )
 
 from envs import RenderingUnavailable, select_gl_backend
+from scripts.collector import read_episode
 from scripts.settings import Settings, load
 from scripts.training import TrainingRun
 from world_models import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -131,6 +132,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     )
     assert telic("train", f"resume={folder}").code == 0
     assert_same_training(folder, whole(*options))
+
+
+def test_a_resume_with_shorter_episodes_keeps_the_one_in_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is longer than those to come already, and ends with the next control step."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 24)
+        assert train(folder, *CEM).code == 130
+    resumed = telic("train", f"resume={folder}", "train.episode_share=0.5")
+    assert resumed.code == 0 and resumed.err == "", resumed
+    lengths = [read_episode(folder / "episodes", index).steps for index in range(3)]
+    assert lengths == [26, 15, 15]
 
 
 def test_the_number_of_environments_cannot_change(whole: Callable[..., Path]) -> None:
