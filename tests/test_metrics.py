@@ -100,6 +100,8 @@ def offline_history(wandb_folder: Path) -> list[dict[str, Any]]:
                 position += 2**15 - position % 2**15
                 continue
             _, length, kind = struct.unpack_from("<IHB", data, position)
+            if position + 7 + length > len(data):
+                break  # W&B is about to write the rest of this piece
             message += data[position + 7 : position + 7 + length]
             position += 7 + length
             if kind in (1, 4):
