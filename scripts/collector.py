@@ -40,16 +40,14 @@ class Collector:
         config: EnvConfig,
         newest: int,
         count: int,
-        steps: int,
         seed: int,
         processes: bool = False,
     ) -> None:
         """Episodes keep the `newest` numbers of observations, the last ones.
 
-        They are cut after `steps` control steps, where they have not ended before.
         With `processes` every environment has one of its own, and `send` returns at once.
         """
-        self.newest, self.steps, self.seed, self.begun = newest, steps, seed, 0
+        self.newest, self.seed, self.begun = newest, seed, 0
         makers = [partial(_make, config)] * count
         # Resets are ours to make, because every episode has its own seed.
         mode = gymnasium.vector.AutoresetMode.DISABLED
@@ -74,10 +72,13 @@ class Collector:
         if isinstance(self.envs, AsyncVectorEnv):
             self.envs.step_async(actions)
 
-    def receive(self) -> list[tuple[int, Episode]]:
-        """Wait for the environments; the rows whose episode ended, and have begun another."""
+    def receive(self, longest: int) -> list[tuple[int, Episode]]:
+        """Wait for the environments; the rows whose episode ended, and have begun another.
+
+        Episodes of `longest` control steps or more are cut.
+        """
         terminated, over = self._take()
-        cut = [row for row, one in enumerate(self.episodes) if len(one.actions) >= self.steps]
+        cut = [row for row, one in enumerate(self.episodes) if len(one.actions) >= longest]
         over = sorted({*over, *cut})
         ended = []
         for row in over:

@@ -54,6 +54,7 @@ class TrainConfig:
     # Share of the time limit after which a training episode is cut, so that more starts are seen;
     # evaluations are of whole episodes.
     episode_share: float = 0.5
+    whole_after: float = 1.0  # share of the frames after which training episodes are whole, too
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     # Control steps of random actions before the first update. They go on until a reward was seen.
@@ -67,7 +68,7 @@ class TrainConfig:
     final_exploration: float = 0.3  # share of the exploration noise left after half of the frames
     greedy_every: int = 4  # one in so many episodes has no exploration noise; 0: none
     disturb_every: int = 2  # one in so many episodes begins with random actions; 0: none
-    disturbed: float = 0.2  # share of an episode that those may last, at most
+    disturbed: float = 0.2  # share of an episode, as cut at first, that those may last, at most
     patience: int = 100  # control steps without reward until as many random ones follow; 0: never
     eval_every: int = 10_000  # env frames; 0: only at the end
     eval_episodes: int = 5  # episodes per evaluation
@@ -87,16 +88,19 @@ class TrainConfig:
             "keep_checkpoints",
             "log_every",
         )
-        shares = ("disturbed", "updates_fall_after")
+        shares = ("disturbed", "updates_fall_after", "whole_after")
         counts = ("random_steps", "first_updates", "updates_per_step", "eval_every")
         require_at_least(self, 0, *counts, *shares)
         require_at_least(self, 0, "final_exploration", "greedy_every", "disturb_every", "patience")
         require_positive(self, "episode_share")
         require_at_most(self, 1, "episode_share", *shares)
 
-    def episode_steps(self, limit: int) -> int:
-        """Control steps of a training episode where the time limit is `limit`."""
-        return math.ceil(self.episode_share * limit)
+    def episode_steps(self, limit: int, progress: float) -> int:
+        """Control steps after which a training episode is cut, at this share of the training.
+
+        `limit` is the time limit in control steps.
+        """
+        return math.ceil(self.episode_share * limit) if progress < self.whole_after else limit
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ class TrainingRun:
         if settings.train.overlap is not False and self.device.type != "cuda":
             self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
-        train = settings.train
-        steps = train.episode_steps(self.spec.episode_steps)
-        needed = train.frames // self.spec.frames + train.num_envs * steps
+        self.limit, train = self.spec.episode_steps, settings.train
+        needed = train.frames // self.spec.frames + train.num_envs * self.limit
         self.replay = Replay(
             # Room for the rows at the end of every episode, and no more than the run can fill.
             min(settings.replay.capacity, (1 + settings.loss.horizon) * needed + 1),
@@ -100,6 +99,7 @@ class TrainingRun:
             seed,
             self.spec.pictures,
         )
+        steps = train.episode_steps(self.limit, 0.0)
         self.exploration = Exploration(train, self.replay, steps, seed)
         self.random = RandomActions(self.model.action_space, train.num_envs, seed)
         # Compiled code is made for one batch size: evaluation, which has another, runs eagerly.
@@ -116,9 +116,7 @@ class TrainingRun:
         )
         self.memory = self.agent.start(seed, self.device)
         newest = self.spec.newest_dim
-        self.collector = Collector(
-            settings.env, newest, train.num_envs, steps, seed, train.processes
-        )
+        self.collector = Collector(settings.env, newest, train.num_envs, seed, train.processes)
         self.steps = 0  # control steps taken, in all environments together
         self.learning = False  # whether the first updates have been made
         self.plan_row: dict[str, float] = {}  # of the last plan before a resume
@@ -162,7 +160,7 @@ class TrainingRun:
 
     def advance(self) -> dict[str, float]:
         """One control step of every environment with its updates; what is worth showing of it."""
-        losses, started = None, time.perf_counter()
+        losses, started, train = None, time.perf_counter(), self.settings.train
         count = len(self.collector.episodes)
         with self.stopwatch.measure(WHOLE):
             if not self.learning and self._can_learn():
@@ -173,7 +171,7 @@ class TrainingRun:
                 elif isinstance(encoder, VectorEncoder):
                     encoder.fit(self.replay.sample(EXAMPLES).obs.to(self.device))
                 self.model.cover(max(-self.replay.least, self.replay.most))
-                self.learner.submit(self._update, self.settings.train.first_updates).result()
+                self.learner.submit(self._update, train.first_updates).result()
             updates = None
             if self.learning:
                 torch._foreach_copy_(self._acting, self._learned)
@@ -182,7 +180,7 @@ class TrainingRun:
                 actions = self._act()
             with self.stopwatch.measure("environment"):
                 self.collector.send(actions)
-                ended = self.collector.receive()
+                ended = self.collector.receive(train.episode_steps(self.limit, self.progress))
             if updates is not None:
                 losses = updates.result()
             self.steps += count
@@ -190,7 +188,7 @@ class TrainingRun:
         # The first plans may compile; before them, only random actions were taken.
         if self.learning and self.memory.plan is not None:
             self.stopwatch.count(count)
-        if losses is not None and passed(self.settings.train.log_every, self.steps, count):
+        if losses is not None and passed(train.log_every, self.steps, count):
             shown |= self._losses(losses)
         self.seconds += time.perf_counter() - started
         if shown:
@@ -454,16 +452,16 @@ def trainable_spec(settings: Settings) -> EnvSpec:
     if spec.episode_steps is None:
         raise ValueError(f"{spec.name} has no time limit; give it one, env.episode_frames=1000")
     # An episode of T control steps takes T + 1 rows, one that terminates T + loss.horizon.
-    steps = settings.train.episode_steps(spec.episode_steps)
-    needed, capacity = steps + settings.loss.horizon, settings.replay.capacity
+    needed, capacity = spec.episode_steps + settings.loss.horizon, settings.replay.capacity
     if capacity < needed:
         raise ValueError(
             f"replay.capacity must be at least {needed} to hold an episode of "
-            f"{steps} control steps, got {capacity}"
+            f"{spec.episode_steps} control steps, got {capacity}"
         )
-    if settings.loss.horizon > steps:
+    shortest = settings.train.episode_steps(spec.episode_steps, 0.0)
+    if settings.loss.horizon > shortest:
         raise ValueError(
-            f"loss.horizon must be at most the {steps} control steps of a training episode, "
+            f"loss.horizon must be at most the {shortest} control steps of a training episode, "
             f"got {settings.loss.horizon}"
         )
     return spec

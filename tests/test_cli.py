@@ -96,7 +96,7 @@ def test_version() -> None:
         (["train", "device=mps"], "device 'mps' is not available on this machine"),
         (["train", "--config", "debg"], "no config file 'debg'; did you mean 'debug'?"),
         (["train", "--config", "no.yaml"], "no config file 'no.yaml'"),
-        (["train", "replay.capacity=250"], "replay.capacity must be at least 253 to hold an epi"),
+        (["train", "replay.capacity=500"], "replay.capacity must be at least 503 to hold an epi"),
         (["train", "env.episode_frames=8"], "loss.horizon must be at most the 2 control steps"),
         (["train", "agent.replan_every=4"], "agent.replan_every must be at most planner.horizon"),
         (["train", "resume=none"], "none is not a run folder: no such folder"),

@@ -46,9 +46,9 @@ CARTPOLE = (*CEM, "env=gym/CartPole-v1", "env.action_repeat=2")  # discrete, and
 BESIDE = (*CEM, "train.num_envs=3", "train.processes=true")
 CARTPOLES = (*CARTPOLE, "train.num_envs=3")
 PIXELS = (*CEM, "env.obs=pixels")
-# Episodes of 30 as well, but cut in the middle of the environments'.
-CUT = (*CEM, "env.episode_frames=120", "train.episode_share=0.5")
-CUTS = (*CUT, "train.num_envs=3")
+# Episodes of 30 as well, but cut in the middle of the environments'; the third goes on whole.
+CUT = (*CEM, "env.episode_frames=120", "train.episode_share=0.5", "train.whole_after=0.5")
+CUTS = (*CUT, "train.whole_after=1", "train.num_envs=3")
 EVICT = (*CEM, "replay.capacity=70", "train.keep_checkpoints=1")
 
 

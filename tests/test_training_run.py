@@ -373,10 +373,10 @@ def test_environments_side_by_side_share_plans_and_have_episodes_of_their_own(
     assert len(starts) == len(paths)
 
 
-def test_training_episodes_are_cut_and_evaluations_are_not(
+def test_training_episodes_are_cut_in_the_first_half_and_evaluations_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At half of 40 control steps, wherever the task does not end before."""
+    """At half of 40 control steps until each environment has made 30, in the second episode."""
     lengths = []
 
     def spy(*args: Any, **options: Any) -> Any:
@@ -385,13 +385,14 @@ def test_training_episodes_are_cut_and_evaluations_are_not(
         return records
 
     monkeypatch.setattr("scripts.training.run_episodes", spy)
-    more = ("env.episode_frames=80", "train.episode_share=0.5", "train.num_envs=2")
+    cut = ("env.episode_frames=80", "train.episode_share=0.5", "train.whole_after=0.5")
+    more = (*cut, "train.num_envs=2", "train.frames=240")
     done = telic("train", *DEBUG, *FEW, *more, f"runs={tmp_path}", "name=run")
     assert done.code == 0, done.err
     assert lengths == [40]
     paths = list((tmp_path / "run" / "episodes").iterdir())
     episodes = [read_episode(tmp_path / "run" / "episodes", index) for index in range(len(paths))]
-    assert [episode.steps for episode in episodes] == [20] * 2
+    assert [episode.steps for episode in episodes] == [20, 20, 40, 40]
     assert not any(episode.terminated for episode in episodes)
     assert len({tuple(episode.obs[0].tolist()) for episode in episodes}) == len(episodes)
 
