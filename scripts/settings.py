@@ -54,7 +54,7 @@ class TrainConfig:
     # Share of the time limit after which a training episode is cut, so that more starts are seen;
     # evaluations are of whole episodes.
     episode_share: float = 0.5
-    whole_after: float = 1.0  # share of the frames after which training episodes are whole, too
+    whole_after: float = 1.0  # share of the frames after which training episodes are whole
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     # Control steps of random actions before the first update. They go on until a reward was seen.
@@ -88,19 +88,19 @@ class TrainConfig:
             "keep_checkpoints",
             "log_every",
         )
-        shares = ("disturbed", "updates_fall_after", "whole_after")
+        shares = ("disturbed", "updates_fall_after")
         counts = ("random_steps", "first_updates", "updates_per_step", "eval_every")
         require_at_least(self, 0, *counts, *shares)
         require_at_least(self, 0, "final_exploration", "greedy_every", "disturb_every", "patience")
-        require_positive(self, "episode_share")
-        require_at_most(self, 1, "episode_share", *shares)
+        require_positive(self, "episode_share", "whole_after")
+        require_at_most(self, 1, "episode_share", "whole_after", *shares)
 
     def episode_steps(self, limit: int, progress: float) -> int:
         """Control steps after which a training episode is cut, at this share of the training.
 
-        `limit` is the time limit in control steps.
+        They are fewest at 0 and most at 1. `limit` is the time limit in control steps.
         """
-        return math.ceil(self.episode_share * limit) if progress < self.whole_after else limit
+        return limit if progress > self.whole_after else math.ceil(self.episode_share * limit)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class TrainingRun:
         if settings.train.overlap is not False and self.device.type != "cuda":
             self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
-        self.limit, train = self.spec.episode_steps, settings.train
+        self.limit, train = self.spec.episode_steps, settings.train  # control steps
         needed = train.frames // self.spec.frames + train.num_envs * self.limit
         self.replay = Replay(
             # Room for the rows at the end of every episode, and no more than the run can fill.
@@ -452,16 +452,16 @@ def trainable_spec(settings: Settings) -> EnvSpec:
     if spec.episode_steps is None:
         raise ValueError(f"{spec.name} has no time limit; give it one, env.episode_frames=1000")
     # An episode of T control steps takes T + 1 rows, one that terminates T + loss.horizon.
-    needed, capacity = spec.episode_steps + settings.loss.horizon, settings.replay.capacity
+    fewest, most = (settings.train.episode_steps(spec.episode_steps, at) for at in (0.0, 1.0))
+    needed, capacity = most + settings.loss.horizon, settings.replay.capacity
     if capacity < needed:
         raise ValueError(
             f"replay.capacity must be at least {needed} to hold an episode of "
-            f"{spec.episode_steps} control steps, got {capacity}"
+            f"{most} control steps, got {capacity}"
         )
-    shortest = settings.train.episode_steps(spec.episode_steps, 0.0)
-    if settings.loss.horizon > shortest:
+    if settings.loss.horizon > fewest:
         raise ValueError(
-            f"loss.horizon must be at most the {shortest} control steps of a training episode, "
+            f"loss.horizon must be at most the {fewest} control steps of a training episode, "
             f"got {settings.loss.horizon}"
         )
     return spec

@@ -101,6 +101,7 @@ def test_later_layers_win_and_another_planner_drops_foreign_options(tmp_path: Pa
         ("train.updates_fall_after=1.5", "train.updates_fall_after must be at most 1, got 1.5"),
         ("train.episode_share=0", "train.episode_share must be above 0, got 0.0"),
         ("train.episode_share=1.5", "train.episode_share must be at most 1, got 1.5"),
+        ("train.whole_after=0", "train.whole_after must be above 0, got 0.0"),
         ("train.whole_after=1.5", "train.whole_after must be at most 1, got 1.5"),
         ("train.disturbed=-0.1", "train.disturbed must be at least 0, got -0.1"),
         ("train.frames=many", "train.frames must be a whole number, got 'many'"),
