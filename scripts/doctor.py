@@ -12,6 +12,7 @@ import torch
 
 from envs import RenderingUnavailable, make_env, select_gl_backend
 from mpc.compilation import compiler
+from scripts.hardware import cpu_name
 from scripts.metrics import wandb_mode
 from scripts.terminal import console as make_console
 from scripts.terminal import verdict
@@ -50,8 +51,8 @@ def _machine() -> str:
     gpus = torch.cuda.device_count()
     metal = ", Metal" if torch.backends.mps.is_available() else ""
     return (
-        f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores, "
-        f"{gpus} CUDA GPUs{metal}"
+        f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores of "
+        f"{cpu_name()}, {gpus} CUDA GPUs{metal}"
     )
 
 

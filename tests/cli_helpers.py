@@ -78,14 +78,9 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    """Files below `path` with their content, and folders with none.
-
-    Without the log that a process of W&B still writes when its run has ended.
-    """
+    """Files below `path` with their content, and folders with none."""
     return {
-        str(p.relative_to(path)): p.read_bytes() if p.is_file() else b""
-        for p in path.rglob("*")
-        if p.name != "debug-core.log"
+        str(p.relative_to(path)): p.read_bytes() if p.is_file() else b"" for p in path.rglob("*")
     }
 
 

@@ -286,11 +286,13 @@ def latent_task() -> Problem:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished debug training by the real command; copy it before changing it."""
+    import wandb
     from cli_helpers import telic
 
     runs = tmp_path_factory.mktemp("session")
     words = ("--config", "debug", "wandb.mode=offline", f"runs={runs}", "name=debug")
     result = telic("train", *words)
     assert result.code == 0, result
+    wandb.teardown()  # its process writes on when a run has ended
     (runs / "stdout.txt").write_text(result.out)
     return runs / "debug"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -24,6 +25,7 @@ from scripts.benchmarks.dmc import TASKS, at_time, final_interval, targets_at
 from scripts.benchmarks.horizon import Horizon, horizon_targets
 from scripts.benchmarks.store import CellStore
 from scripts.benchmarks.suite import Target
+from scripts.hardware import cpu_name
 from scripts.options import Options
 
 TINY_MODEL = ("model.latent_dim=8", "model.hidden_dim=8", "model.bins=5")
@@ -648,6 +650,17 @@ def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
     assert "4 of 4 cells are finished already" in again.out
 
 
+def test_processors_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    one = "processor\t: {}\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\n\n"
+    info.write_text("".join(one.format(i, 17 + i) for i in range(2)))
+    assert cpu_name(info) == "AMD EPYC (family 25, model 17)"
+    # What an ARM board tells has no name in it.
+    info.write_text("processor\t: 0\nCPU part\t: 0xd0c\n\n")
+    python = platform.processor() or platform.machine()
+    assert cpu_name(info) == cpu_name(tmp_path / "none") == python
+
+
 def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     """Half of a table from a file, whose run is gone; the whole is that of one command."""
     options = (*TINY_DMC, "tasks=cartpole-balance", f"runs={tmp_path / 'runs'}", "workers=1")
@@ -663,7 +676,9 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     assert cells[1] == results(tmp_path / "a", "dmc")["cells"][0]
     text = (tmp_path / "both" / "dmc.md").read_text()
     used = cells[0]["result"]["machine"]["precision"]
-    assert f"{used}, 1 at a time (2 trainings)" in text
+    took = sorted(row["result"]["seconds"][-1] / 60 for row in cells)
+    minutes = f"{took[0]:.1f} to {took[1]:.1f} minutes"
+    assert f"{used}, 1 at a time (2 trainings, {minutes})" in text
 
     content, changed = json.loads(file.read_text()), tmp_path / "changed.json"
     content["cells"][0]["result"]["returns"][0] += 1

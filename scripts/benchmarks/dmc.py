@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -381,15 +381,18 @@ def _key(member: Member) -> dict[str, Any]:
 
 
 def _machines(rows: Rows) -> str:
-    """The machines that trained, and how many of the agents each."""
-    found = [row["result"]["machine"] for row in rows if "machine" in row["result"]]
-    words = [
-        f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
-        f"{one['at_once']} at a time"
-        for one in found
-    ]
+    """The machines that trained, how many of the agents each, and in how many minutes."""
+    took: dict[str, list[float]] = defaultdict(list)
+    for result in (row["result"] for row in rows if "machine" in row["result"]):
+        one = result["machine"]
+        name = (
+            f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
+            f"{one['at_once']} at a time"
+        )
+        took[name].append(result["seconds"][-1] / 60)
     return "; ".join(
-        f"{word} ({counted(count, 'training')})" for word, count in Counter(words).items()
+        f"{name} ({counted(len(times), 'training')}, {min(times):.1f} to {max(times):.1f} minutes)"
+        for name, times in took.items()
     )
 
 

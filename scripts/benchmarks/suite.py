@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from mpc import PLANNERS, Planner
 from mpc.checks import require_at_least
+from scripts.hardware import cpu_name
 from scripts.loading import PlannerChoice
 from scripts.options import Options
 from scripts.settings import build, make_planner_from, prepare_torch, require_seed
@@ -175,12 +175,7 @@ class Suite(ABC):
 
 def machine() -> dict[str, Any]:
     """What timings depend on beside the code."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(": ")[2]
-    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
