@@ -60,18 +60,32 @@ class Bounded(WorldModel):
         return self._split(self.model.value, z)
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Action of the policy prior: (..., Z) -> (..., A)."""
-        if noise is None:
-            return self._split(self.model.policy, z)
-        return self._split(self.model.policy, z, noise)
+        """Action of the policy prior: (B, ..., Z) -> (B, ..., A)."""
+        inputs = (z,) if noise is None else (z, noise)
+        if z.shape[:-1].numel() <= self.rows:
+            return self.model.policy(*inputs)
+        problems = torch.arange(z.shape[0], device=z.device).view(-1, *(1,) * (z.dim() - 1))
+
+        def call(problem: Tensor, *piece: Tensor) -> Tensor:
+            return self.model.for_problems(problem[:, 0]).policy(*piece)
+
+        return self._split(call, problems, *inputs)
+
+    def distance(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""
+        return self._split(self.model.distance, z, goal)
+
+    def for_problems(self, index: Tensor) -> Bounded:
+        """That of the model, bounded alike."""
+        return Bounded(self.model.for_problems(index), self.rows)
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Everything about one control step."""
         return Transition(z, a, *self._split(lambda z, a: self.model.predict(z, a)[2:], z, a))
 
     def _split(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
-        """`call` of all rows of `inputs`, (..., any) each, piece by piece."""
-        shape = inputs[0].shape[:-1]
+        """`call` of all rows of `inputs`, (..., any) each, that broadcast, piece by piece."""
+        shape = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
         if shape.numel() <= self.rows:
             return call(*inputs)
         flat = (x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1]) for x in inputs)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
-from mpc.history import push
-from mpc.rollout import trajectory_cost
+from mpc.history import newest, push
+from mpc.rollout import after
 
 # Plans a chunk, told which share of the whole will be planned then.
 Search = Callable[[Problem, WarmStart | None, float], Plan]
@@ -25,22 +25,28 @@ def chunks(horizon: int, size: int, overlap: int) -> Iterator[tuple[int, int, in
     yield first, horizon - first, horizon - first
 
 
+@torch.no_grad()
 def plan_in_chunks(
     search: Search, problem: Problem, warm_start: WarmStart | None, size: int, overlap: int
 ) -> Plan:
     """Plan chunks of `size` control steps in turn and stitch them together.
 
-    Every chunk aims at the objective's own end and begins where the one before it leads after all
-    but its last `overlap` steps, which exist so that no chunk is short-sighted. The cost of the
-    whole is that of its rollout, H more model calls.
+    Every chunk aims at the objective's own end and begins where the actions of the one before it
+    lead after all but its last `overlap` steps, which exist so that no chunk is short-sighted. To
+    roll them out takes H model calls in all, and gives the cost of the whole (`follow`).
     """
-    window, plans, kept_steps = problem.state, [], []
+    model, window, plans, kept_steps = problem.model, problem.state, [], []
+    weight: Tensor | float = 1.0
+    cost: Tensor | float = 0.0
     for first, steps, kept in chunks(problem.horizon, size, overlap):
         part = replace(problem, state=window, horizon=steps)
         warm = None if warm_start is None else cut(warm_start, first, steps)
         plan = search(part, warm, (first + steps) / problem.horizon)
-        for t in range(1, kept + 1):
-            window = push(problem.model, window, plan.states[:, t])
+        for action in plan.actions[:, :kept].unbind(1):
+            transition = model.predict(window, action)
+            cost = cost + weight * problem.objective.stage(transition)
+            weight = weight * after(transition, problem.discount)
+            window = push(model, window, transition.next)
         plans.append(plan)
         kept_steps.append(kept)
 
@@ -49,9 +55,7 @@ def plan_in_chunks(
 
     actions = stitched(lambda plan: plan.actions)
     states = torch.cat([stitched(lambda plan: plan.states), plans[-1].states[:, -1:]], 1)
-    cost, _ = trajectory_cost(
-        problem.model, problem.objective, problem.discount, problem.state, actions
-    )
+    cost = cost + weight * problem.objective.terminal(model, newest(model, window))
     found = [plan.diagnostics for plan in plans]
     defects = [f.defect for f in found if f.defect is not None]
     diagnostics = Diagnostics(
@@ -61,8 +65,8 @@ def plan_in_chunks(
         defect=torch.stack(defects).amax(0) if defects else None,
         trace=found[-1].trace,
     )
-    after = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
-    return Plan(actions, cost, states, after, diagnostics)
+    warm = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
+    return Plan(actions, cost, states, warm, diagnostics)
 
 
 def cut(warm_start: WarmStart, first: int, steps: int) -> WarmStart:

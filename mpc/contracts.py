@@ -86,6 +86,13 @@ class WorldModel(nn.Module):
         """Control steps that it takes from `z` to `goal`: (..., Z) both -> (...)."""
         raise self._lacks("distance")
 
+    def for_problems(self, index: Tensor) -> WorldModel:
+        """The model whose axis B is the problems `index` (N,) int of this one's.
+
+        Itself, unless a model holds something for each of the B problems.
+        """
+        return self
+
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Everything about one control step in one call; override it to share computation."""
         reward = self.reward(z, a) if self.supports("reward") else None
@@ -208,8 +215,10 @@ class Diagnostics:
     backward_calls: int  # batched calls that were differentiated
     seconds: float = 0.0
     overrun: bool = False  # whether that was more than the deadline
-    defect: Tensor | None = None  # (B,), mean |f(s_t, a_t) - s_{t+1}| over the latent spread
-    trace: Mapping[str, Tensor] = field(default_factory=dict)  # (iterations,), means over B
+    # (B,), root mean square of f(s_t, a_t) - s_{t+1} over the latent spread; None: there is none
+    defect: Tensor | None = None
+    # By iteration, means over B, (iterations,) each; a cost may have one more, of what they led to.
+    trace: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Descent:
     actions: Tensor  # (B, K, H, A), the relaxed actions of the cheapest met from each restart
     cost: Tensor  # (B, K), of executing them
     states: Tensor  # (B, K, H + 1, Z)
-    trace: dict[str, Tensor]  # (iterations,) each
+    # Means over B: (iterations + 1,) the cost of the best restart, (iterations,) gradient norms.
+    trace: dict[str, Tensor]
 
 
 def descend(

@@ -220,7 +220,10 @@ class Grasp(Planner[GraspConfig]):
         rates = [x.to(problem.state.device) for x in self._schedule]
         losses: list[Tensor] = []
         norms = []
+        # Iterations of each problem, fewer where it settles.
+        ends = torch.full((problem.batch,), cfg.iterations, device=problem.state.device)
         for i in self.iterations(cfg.iterations):
+            before = path
             if self._schedule.noise[i] and i % cfg.noise_every == 0:
                 noise = spread * problem.normal(noise.shape, rng)
             present = Rates(*(x[i] for x in rates))
@@ -234,14 +237,19 @@ class Grasp(Planner[GraspConfig]):
             if sync_every and done % sync_every == 0:
                 path, synced_calls = self._synchronise(problem, path, rng)
                 forward, backward = forward + synced_calls[0], backward + synced_calls[1]
-            if cfg.tolerance and i and self._settled(losses[-2][0], losses[-1][0]):
-                break
-        synced = sync_every > 0 and done % sync_every == 0
+            if cfg.tolerance:
+                path = held(ends < done, before, path)
+                # While there is noise none may end: it would draw less of it than beside others.
+                if i and not self._schedule.noise[i]:
+                    settled = self._settled(losses[-2][0], losses[-1][0])
+                    ends = torch.where(settled, ends.clamp_max(done), ends)
+                if (ends <= done).all():
+                    break
         errors = None
         if problem.executed > 1 and cfg.select_std:
             errors = self._errors(problem, rng)  # drawn even if no row needs them now
         actions, states, cost, ranked, last_calls = self._candidates(
-            problem, path, start, in_parallel, synced, errors
+            problem, path, start, in_parallel, ends.clamp_max(done), errors
         )
         if cfg.margin and self._leads(problem) and self._looks_ahead(problem):
             led = in_parallel & warm_rows(problem, warm_start)
@@ -412,9 +420,9 @@ class Grasp(Planner[GraspConfig]):
         goal = problem.objective.goal()
         return path._replace(actions=actions, states=pin(states, goal)), calls
 
-    def _settled(self, before: Tensor, now: Tensor) -> bool:
-        """Whether no loss (B, K) has changed by more than the tolerance allows."""
-        return bool(((before - now).abs() <= self.config.tolerance * before.abs()).all())
+    def _settled(self, before: Tensor, now: Tensor) -> Tensor:
+        """Problems (B,) none of whose losses (B, K) has changed by more than is tolerated."""
+        return ((before - now).abs() <= self.config.tolerance * before.abs()).all(1)
 
     def _candidates(
         self,
@@ -422,7 +430,7 @@ class Grasp(Planner[GraspConfig]):
         path: Path,
         start: Path,
         in_parallel: Tensor,
-        synced: bool,
+        ends: Tensor,
         errors: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """What there is to choose from, and the model calls.
@@ -430,8 +438,8 @@ class Grasp(Planner[GraspConfig]):
         Actions, virtual states, costs, and the costs to choose by, (B, K, ...) each, or 2 K: what
         the restarts began with takes part, so that no plan is worse than its warm start, or than a
         lead from which a step went too far. Not so by the lifted cost, which is low for any path
-        whose states are made up well. With a sync at the end the virtual states are the rollout's.
-        `errors` as in `_rolled`.
+        whose states are made up well. `ends` (B,) are the iterations of each problem; with a sync
+        at the end its virtual states are the rollout's. `errors` as in `_rolled`.
         """
         goal, calls, count = problem.objective.goal(), 0, path.states.shape[1]
         actions, states, ahead = path.actions, path.states, self._looks_ahead(problem)
@@ -451,7 +459,10 @@ class Grasp(Planner[GraspConfig]):
         if not in_parallel.all():
             true, under, rolled = self._rolled(problem, actions, errors)
             rolled, calls = pin(rolled, goal), calls + problem.horizon
-            feasible = rolled if synced else torch.cat([path.states, rolled[:, count:]], 1)
+            feasible = torch.cat([path.states, rolled[:, count:]], 1)
+            sync_every = self._sync_every(problem)
+            if sync_every:
+                feasible = fill(ends % sync_every == 0, rolled, feasible)
             cost, ranked = fill(in_parallel, cost, true), fill(in_parallel, ranked, under)
             states = fill(in_parallel, states, feasible)
         return actions, states, cost, ranked, calls
@@ -504,6 +515,25 @@ class Grasp(Planner[GraspConfig]):
         actions, states = torch.stack(norms, 1)
         sigma = self._schedule.noise[: len(losses)]
         return {**parts, "action_gradient": actions, "state_gradient": states, "noise": sigma}
+
+
+def held(rows: Tensor, before: Path, after: Path) -> Path:
+    """`after`, but for `rows` (B,) bool, which stay as they were `before`."""
+
+    def kept(x: Tensor, y: Tensor) -> Tensor:
+        # Fresh moments have seen equally many gradients in all rows.
+        x, y = (z if z.dim() else z.expand(len(rows), 1, 1, 1) for z in (x, y))
+        return fill(rows, x, y)
+
+    def moments(x: Adam, y: Adam) -> Adam:
+        return Adam(*map(kept, x, y))
+
+    return Path(
+        kept(before.actions, after.actions),
+        kept(before.states, after.states),
+        moments(before.action_moments, after.action_moments),
+        moments(before.state_moments, after.state_moments),
+    )
 
 
 def remembered(warm_start: WarmStart, known: Tensor, name: str, fresh: Adam) -> Adam:

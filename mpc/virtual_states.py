@@ -96,22 +96,26 @@ def initial_states(
     Cold rows and further restarts by `kind`: "rollout" of their actions, "random" (rollout of
     uniform actions), "interpolate" (a straight line to the goal, noised), "noise" around s_0;
     `draw` is what `draw_for` gives for that kind. The first restart of warm rows takes the renewed
-    virtual states of the warm start.
+    virtual states of the warm start, or for "rollout" where it has none those of its actions.
     """
     batch, count, horizon = start.actions.shape[:3]
     known = known_rows(warm_start, batch, problem.state.device)
-    calls = 0
-    if warm_start is not None and warm_start.states is not None and known.all() and count == 1:
-        return warm_start.states.unsqueeze(1), 0
+    arguments = (problem.model, problem.objective, problem.discount)
+    warm, calls = None if warm_start is None else warm_start.states, 0
+    if warm is not None and known.all() and count == 1:
+        return warm.unsqueeze(1), 0
     if kind == "rollout" and start.states is not None:
         # The last virtual state enters no prediction; it may start where its predecessor is.
         states = torch.cat([start.states, start.states[..., -1:, :]], -2)
+        if warm_start is not None and warm is None:
+            executed = problem.actions.execute(start.actions[:, 0])
+            _, warm = rollouts.cost(*arguments, problem.state, executed)
+            calls = horizon
     elif kind in ("rollout", "random"):
         actions, window = problem.actions.execute(start.actions), repeat(problem.state, count)
         if kind == "random":
             assert draw is not None
             actions = draw.expand_as(actions)
-        arguments = (problem.model, problem.objective, problem.discount)
         _, states = rollouts.cost(*arguments, window, actions)
         calls = horizon
     else:
@@ -126,7 +130,7 @@ def initial_states(
         assert draw is not None
         free = line[..., 1:, :] + problem.model.latent_spread() * draw
         states = torch.cat([line[..., :1, :], free], -2)
-    if warm_start is not None and warm_start.states is not None:
-        first = fill(known, warm_start.states, states[:, 0])
+    if warm is not None:
+        first = fill(known, warm, states[:, 0])
         states = torch.cat([first.unsqueeze(1), states[:, 1:]], 1)
     return states, calls

@@ -1,7 +1,9 @@
 """The goal-conditioned model: its data, distances, losses, and planning towards goals."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from mpc import (
     make_planner,
     trajectory_cost,
 )
+from mpc.bounded import Bounded
 from world_models import (
     GOAL_METRICS,
     Episode,
@@ -191,6 +194,9 @@ def test_a_policy_prior_leads_each_problem_to_its_goal(trained: GoalModel) -> No
         z = trained.encode(torch.zeros(2, 4, 1))
         actions = model.policy(z)
         noisy = model.policy(z, torch.ones_like(actions))
+        for bounded in (Bounded(model, 3), Bounded(Bounded(model, 3), 2)):
+            torch.testing.assert_close(bounded.policy(z), actions)
+            torch.testing.assert_close(bounded.policy(z, torch.ones_like(actions)), noisy)
     assert actions.shape == (2, 4, 1)
     assert (actions[0] < -0.1).all() and (actions[1] > 0.1).all()
     assert (noisy >= actions).all() and noisy.max() <= 1.0
@@ -210,6 +216,27 @@ def test_members_of_an_ensemble_are_unrolled_apart_and_planned_with_together(his
     other = model.step_each(torch.stack([z, 0 * z, z]), a)  # a window of its own for each
     assert torch.equal(other[0], each[0]) and not torch.allclose(other[1], each[1])
     assert make().predict(z[:, :8], a).disagreement is None
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+@pytest.mark.parametrize("objective", [TemporalDistance, GoalDistance])
+@pytest.mark.parametrize("name", ["grasp", "gradient", "cem", "mppi", "policy"])
+def test_a_bounded_plan_leads_each_problem_to_its_own_goal(
+    name: str, objective: Any, rows: int, rng: Callable[[int], torch.Generator]
+) -> None:
+    model = make().double().requires_grad_(False)
+    for i, parameter in enumerate(model.parameters()):
+        torch.nn.init.normal_(parameter, std=0.4, generator=rng(i))
+    goals, state = model.encode(torch.randn(2, 3, 1, generator=rng(99), dtype=torch.float64))
+    problem = Problem(model.towards(goals), objective(goals), state, 4, model.action_space)
+    of = {"samples": 16, "policy_samples": 4, "elites": 4} if name in ("cem", "mppi") else {}
+    whole, pieces = (
+        make_planner(name, horizon=4, max_batch=bound, **of).plan(problem, None, rng(0))
+        for bound in (None, rows)
+    )
+    torch.testing.assert_close(pieces.actions, whole.actions)
+    torch.testing.assert_close(pieces.cost, whole.cost)
+    torch.testing.assert_close(pieces.states, whole.states)
 
 
 def test_members_disagree_where_there_is_no_data() -> None:
@@ -294,6 +321,23 @@ def test_a_trainer_goes_on_as_if_it_had_not_stopped() -> None:
         other.update(batch)
     for a, b in zip(whole.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_to_look_at_the_rank_changes_nothing_of_what_is_drawn() -> None:
+    """However often a training logs, it learns from the same batches."""
+    trainer = GoalTrainer(make(), SMALL)
+    seen, unseen = (Trajectories(walks(10, 20), SMALL.horizon, 0) for _ in range(2))
+    rank = trainer.rank(seen)
+    assert rank == trainer.rank(seen) > 1.0
+    for a, b in zip(trainer.draw(seen), trainer.draw(unseen), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_observations_at_equal_distances_cover_the_record() -> None:
+    episodes = [Episode(torch.arange(9.0)[:, None], torch.zeros(8, 1), torch.zeros(8), False)]
+    data = Trajectories(episodes, 2, 0)
+    assert data.spaced(5).flatten().tolist() == [0, 2, 4, 6, 8]
+    assert data.spaced(17).unique().tolist() == list(range(9))
 
 
 def test_latents_learn_what_pictures_show() -> None:

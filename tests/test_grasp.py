@@ -429,6 +429,39 @@ def test_a_warm_start_without_states_is_left_alone(
     torch.testing.assert_close(found.states[:, 4], problem.state + 1.0)
 
 
+@pytest.mark.parametrize("leads", [0, 8])
+def test_actions_handed_over_alone_begin_with_the_states_of_their_rollout(
+    leads: int,
+    latent_task: Problem,
+    plan: Callable[..., Plan],
+    count_calls: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not with those of a lead or of the policy, whose place they take."""
+    begun = []
+
+    def keep(*arguments: Any) -> Any:
+        states, calls = initial_states(*arguments)
+        begun.append(states)
+        return states, calls
+
+    options = {"leads": leads, "restarts": 3}
+    cold = plan("grasp", latent_task, **options)
+    known = torch.tensor([True, False, True])
+    warm = WarmStart(-cold.actions, known=known)
+    calls = count_calls(latent_task.model)
+    found = plan("grasp", latent_task, warm, **options)
+    assert found.diagnostics.forward_calls == len(calls.rows)
+    torch.testing.assert_close(found.actions[~known], cold.actions[~known])
+    monkeypatch.setattr("mpc.grasp.initial_states", keep)
+    for start in (None, warm):
+        plan("grasp", latent_task, start, **options)
+    arguments = (latent_task.model, latent_task.objective, latent_task.discount)
+    _, states = trajectory_cost(*arguments, latent_task.state, warm.actions)
+    torch.testing.assert_close(begun[1][known, 0], states[known])
+    assert torch.equal(begun[1][~known], begun[0][~known])
+
+
 def first_states(
     problem: Problem, kind: str, seed: int, warm: WarmStart | None = None
 ) -> tuple[Tensor, Start, int]:
@@ -956,6 +989,44 @@ def test_iterations_end_when_the_loss_settles(
     assert len(loss) == early.diagnostics.iterations
     assert abs(loss[-1] - loss[-2]) <= 1e-3 * abs(loss[-2])
     assert (early.cost - late.cost).abs().max() < 0.05 * late.cost.abs().max()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tolerance": 1e-3, "keep_moments": True, "state_optimizer": "adam", "state_lr": 0.1},
+        {"select": "rollout", "sync_every": 7},
+        {"noise": 0.1, "noise_until": 0.05},
+    ],
+    ids=["moments", "sync", "noise"],
+)
+def test_each_problem_of_a_batch_settles_by_itself(
+    options: dict[str, Any],
+    integrator: Problem,
+    plan: Callable[..., Plan],
+    rng: Callable[[int], torch.Generator],
+) -> None:
+    """Problems that end after fewer iterations are left as they were then."""
+    fixed = {**PLAIN, "iterations": 400, "noise": 0.0, "restarts": 2, "tolerance": 1e-2}
+    planner = make_planner("grasp", horizon=integrator.horizon, **{**fixed, **options})
+    several = replace(integrator, executed=2)
+
+    def solve(problem: Problem) -> tuple[Plan, Tensor]:
+        numbers = rng(0)
+        return planner.plan(problem, None, numbers), numbers.get_state()
+
+    together, drawn = solve(several)
+    counts = []
+    for b in range(several.batch):
+        alone, drawn_alone = solve(replace(several, state=several.state[b : b + 1]))
+        counts.append(alone.diagnostics.iterations)
+        assert torch.equal(drawn_alone, drawn)
+        torch.testing.assert_close(together.actions[b], alone.actions[0])
+        torch.testing.assert_close(together.states[b], alone.states[0])
+        torch.testing.assert_close(together.cost[b], alone.cost[0])
+        for name, x in alone.warm_start.moments.items():
+            torch.testing.assert_close(together.warm_start.moments[name][b], x[0])
+    assert min(counts) < max(counts) == together.diagnostics.iterations
 
 
 @pytest.mark.parametrize("name", ["cem", "gradient"])

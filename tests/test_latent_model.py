@@ -706,6 +706,28 @@ def test_entropy_is_that_of_the_squashed_normal(experience: Replay) -> None:
     assert float(entropy.detach()) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_the_entropy_of_more_actions_is_theirs_and_weighs_as_many_times_more(rng: Any) -> None:
+    """What is logged is the entropy; the loss has it times the number of actions."""
+    weight, noise, scale = 0.1, torch.randn(16, 3, generator=rng(0)), torch.ones(())
+    model = LatentModel(2, 3, TINY)
+    for i, parameter in enumerate(model.parameters()):
+        nn.init.normal_(parameter, std=0.3, generator=rng(i))
+    states = model.encode(torch.randn(16, 2, generator=rng(1))).detach()
+    losses = []
+    for entropy in (0.0, weight):
+        trainer = Trainer(model, LossConfig(compile=False, entropy=entropy), 0.9)
+        losses.append(trainer._policy_loss(states, noise, scale)[:2])
+    (free, found), (loss, same) = losses
+    with torch.no_grad():
+        mean, log_std = model.policy_parameters(states)
+        raw = mean + log_std.exp() * noise
+        density = torch.distributions.Normal(mean, log_std.exp()).log_prob(raw)
+        expected = -(density - (1.0 - torch.tanh(raw).square()).log()).sum(-1).mean()
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=0)
+    assert torch.equal(found, same)
+    torch.testing.assert_close(free - loss, weight * 3 * found, rtol=1e-3, atol=0)
+
+
 def test_entropy_is_rewarded() -> None:
     """Where all actions are worth the same, the policy spreads out."""
     trainer = make_trainer(horizon=1, lr=1e-2, entropy=1.0)

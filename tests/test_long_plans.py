@@ -77,20 +77,45 @@ def test_a_chunk_is_handed_its_part_of_the_warm_start() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_planner_plans_in_chunks(
-    name: str, integrator: Problem, latent_task: Problem
+    name: str, integrator: Problem, latent_task: Problem, count_calls: Any
 ) -> None:
     """A plan of 23 steps out of chunks of 8: whole, bounded, honest about its cost and calls."""
     problem = replace(latent_task if name == "policy" else integrator, horizon=23)
     planner = make_planner(name, horizon=23, chunk=8, overlap=3)
+    calls = count_calls(problem.model)
     found = planner.plan(problem, None, torch.Generator().manual_seed(0))
+    assert found.diagnostics.forward_calls == len(calls.rows)
     again = planner.plan(problem, shift(found.warm_start), torch.Generator().manual_seed(0))
     for each in (found, again):
+        assert not each.cost.requires_grad
         assert each.actions.shape[:2] == (3, 23) and each.states.shape[:2] == (3, 24)
         assert each.actions.abs().max() <= 1.0
         cost, _ = trajectory_cost(
             problem.model, problem.objective, problem.discount, problem.state, each.actions
         )
         torch.testing.assert_close(each.cost, cost)
+
+
+@pytest.mark.parametrize("overlap", [0, 3])
+@pytest.mark.parametrize("name", ["grasp", "latco", "cem"])
+def test_a_chunk_begins_where_the_kept_actions_lead(
+    name: str, overlap: int, goal_task: Problem
+) -> None:
+    """Not where the virtual states say, of which the last is the goal itself."""
+    planner = make_planner(name, horizon=14, chunk=6, overlap=overlap)
+    problem, original, begun = replace(goal_task, horizon=14), planner.search, []
+
+    def search(part: Problem, *arguments: Any) -> Plan:
+        begun.append(part.state)
+        return original(part, *arguments)
+
+    planner.search = search  # type: ignore[method-assign]
+    found = planner.plan(problem, None, torch.Generator().manual_seed(0))
+    _, states = trajectory_cost(
+        problem.model, problem.objective, problem.discount, problem.state, found.actions
+    )
+    firsts = [first for first, *_ in chunks(14, 6, overlap)]
+    torch.testing.assert_close(torch.stack(begun, 1), states[:, firsts])
 
 
 @pytest.mark.parametrize("name", ["gradient", "cem", "grasp"])

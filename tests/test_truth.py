@@ -37,12 +37,12 @@ def optimum(problem: Problem) -> tuple[Tensor, Tensor]:
     return torch.stack(actions, 1), torch.stack(states, 1)
 
 
-def random_system(seed: int) -> LinearQuadratic:
+def random_system(seed: int, dtype: torch.dtype = torch.float64) -> LinearQuadratic:
     rng = np.random.default_rng(seed)
     A, B = rng.normal(size=(4, 4)) / 2, rng.normal(size=(4, 2))
     root, effort = rng.normal(size=(4, 4)), rng.normal(size=(2, 2))
     Q, R = root @ root.T, effort @ effort.T + np.eye(2)
-    return LinearQuadratic(*(torch.from_numpy(x) for x in (A, B, Q, R)))
+    return LinearQuadratic(*(torch.from_numpy(x).to(dtype) for x in (A, B, Q, R)))
 
 
 @pytest.mark.parametrize("model", [double_integrator(), random_system(0), random_system(1)])
@@ -52,6 +52,15 @@ def test_the_value_is_the_riccati_solution(model: LinearQuadratic) -> None:
     np.testing.assert_allclose(model.P.numpy(), P, rtol=1e-6, atol=1e-9)
     gain = np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
     np.testing.assert_allclose(model.gain.numpy(), gain, rtol=1e-6, atol=1e-9)
+
+
+def test_the_riccati_solution_in_float32_is_the_same_but_for_rounding() -> None:
+    single, double = (random_system(0, dtype) for dtype in (torch.float32, torch.float64))
+    for name in ("P", "gain"):
+        found = getattr(single, name)
+        assert found.dtype == torch.float32
+        scale = float(getattr(double, name).abs().max())
+        torch.testing.assert_close(found.double(), getattr(double, name), rtol=0, atol=1e-5 * scale)
 
 
 def test_a_system_that_no_action_can_stabilise_is_refused() -> None:

@@ -51,12 +51,15 @@ class LinearQuadratic(WorldModel):
         return obs
 
     def _riccati(self) -> Tensor:
-        P = self.Q
+        # Of any dtype in float64: the rounding of float32 alone is more than the tolerance.
+        A, B, Q, R = (matrix.double() for matrix in (self.A, self.B, self.Q, self.R))
+        P = Q
         for _ in range(10_000):
-            inner = torch.linalg.solve(self.R + self.B.T @ P @ self.B, self.B.T @ P @ self.A)
-            after = self.Q + self.A.T @ P @ (self.A - self.B @ inner)
-            if torch.allclose(after, P, rtol=1e-10, atol=0.0):
-                return after
+            inner = torch.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
+            after = Q + A.T @ P @ (A - B @ inner)
+            allowed = 1e-10 * P.abs() + 1e-13 * P.abs().max()
+            if ((after - P).abs() <= allowed).all():
+                return after.to(self.Q.dtype)
             P = after
         raise ValueError("the Riccati iteration did not converge: (A, B) is not stabilisable")
 

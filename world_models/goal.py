@@ -218,6 +218,10 @@ class Towards(WorldModel):
         """Observation of a latent, of pictures the newest: (..., Z) -> (..., N)."""
         return self.model.decode(z)
 
+    def for_problems(self, index: Tensor) -> Towards:
+        """Towards the goals of the problems `index` (N,) alone."""
+        return Towards(self.model, self.goal[index])
+
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         """Mode of the policy to the goal, plus POLICY_STD times `noise`: (B, ..., Z)."""
         goal = beside(self.goal, z).expand_as(z)

@@ -113,9 +113,9 @@ class GoalTrainer:
 
     @torch.no_grad()
     def rank(self, data: Trajectories) -> float:
-        """Effective rank of the latents of some recorded observations."""
+        """Effective rank of the latents of some recorded observations, always the same ones."""
         device = self.model.spread.device
-        return float(effective_rank(self.model.encode(data.examples(512).to(device))))
+        return float(effective_rank(self.model.encode(data.spaced(512).to(device))))
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments and target distances, for a checkpoint."""

@@ -59,7 +59,7 @@ class LossConfig:
     reward: float = 0.1  # weight of the reward's cross-entropy
     value: float = 0.1  # weight of the values' cross-entropy
     termination: float = 0.1  # weight of the termination's cross-entropy
-    entropy: float = 1e-4  # weight of the policy's entropy
+    entropy: float = 1e-4  # weight of the policy's entropy (continuous actions: times their number)
     reconstruction: float = 0.1  # weight of the decoder's error, where pictures are seen
     target_rate: float = 0.01  # of the exponential moving average of the value ensemble
     average_rate: float = 1e-3  # of the moving average of all weights that is handed out; 1: none
@@ -315,15 +315,16 @@ class Trainer:
     def _policy_loss(
         self, states: Tensor, noise: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-(Q / scale + entropy), entropy, and value range over encoded states (B, Z).
+        """-(Q / scale + weighted entropy), entropy, and value range over encoded states (B, Z).
 
-        Only the actor receives gradients.
+        The entropy of A continuous actions weighs A times as much, as in TD-MPC2. Only the actor
+        receives gradients.
         """
         if isinstance(self.model.action_space, CategoricalActions):
             gain, q, entropy = self._choosing(self.model.action_space, states, noise, scale)
         else:
             q, entropy = self._sampled_value(states, noise)
-            gain = q / scale + self.config.entropy * entropy
+            gain = q / scale + self.config.entropy * (entropy * self.model.action_dim)
         ordered = q.detach().sort().values
         low, high = int(0.05 * (len(ordered) - 1)), int(0.95 * (len(ordered) - 1))
         return -gain.mean(), entropy.mean(), ordered[high] - ordered[low]
@@ -337,7 +338,7 @@ class Trainer:
         # log(1 - tanh(x)^2) in a form that stays finite for large |x|.
         squash = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
         log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
-        return q, -log_prob.sum(-1) * action.shape[-1]
+        return q, -log_prob.sum(-1)
 
     def _choosing(
         self, space: CategoricalActions, states: Tensor, noise: Tensor, scale: Tensor

@@ -81,6 +81,11 @@ class Trajectories:
         """`count` observations (count, O) from anywhere, of which statistics may be taken."""
         return self._observed(torch.randint(len(self.obs), (count,), generator=self.rng))
 
+    def spaced(self, count: int) -> Tensor:
+        """`count` observations (count, O) at equal distances in the record; nothing is drawn."""
+        rows = torch.linspace(0, len(self.obs) - 1, count, dtype=torch.float64).long()
+        return self._observed(rows)
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that stand for the whole record."""
