@@ -38,9 +38,11 @@ class Exploration:
     def unrewarded(self) -> bool:
         """Whether no episode has shown a reward yet, so that there is nothing to plan for.
 
-        Where every control step pays the same, to go on is what pays.
+        Where every control step pays the same, to go on is what pays; where each costs the same,
+        an end is.
         """
-        return self.replay.least == self.replay.most <= 0.0
+        least, most = self.replay.least, self.replay.most
+        return least == most <= 0.0 and not (most < 0.0 and self.replay.ends)
 
     def disturbed(self, index: int) -> int:
         """Control steps of random actions with which episode `index` begins.

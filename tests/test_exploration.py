@@ -53,6 +53,17 @@ def test_all_is_random_until_rewards_differ_unless_every_step_pays(reward: float
     assert not all(taken())
 
 
+@pytest.mark.parametrize(("reward", "random"), [(-1.0, False), (0.0, True), (1.0, False)])
+def test_where_every_step_costs_the_same_an_end_is_what_pays(reward: float, random: bool) -> None:
+    """As on MountainCar; nothing that a replay makes up behind the end counts as a reward."""
+    replay = Replay(100, obs_dim=2, action_dim=1, horizon=3, seed=0)
+    replay.add(Episode(torch.zeros(5, 2), torch.zeros(4, 1), torch.full((4,), reward), True))
+    plan = exploration(replay, patience=3)
+    assert (replay.least, replay.most, replay.ends) == (reward, reward, True)
+    assert plan.unrewarded == random
+    assert not any(plan.stuck([reward] * n) for n in range(9))
+
+
 def test_disturbances_fill_their_share_of_every_second_episode(replay: Replay) -> None:
     plan = exploration(replay, disturb_every=2, disturbed=0.2)
     assert all(plan.disturbed(index) == 0 for index in range(0, 100, 2))

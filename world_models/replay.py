@@ -68,7 +68,8 @@ class Replay:
         # First row and control steps of each episode, those behind its end included.
         self.spans: deque[tuple[int, int]] = deque()
         self.added = 0  # episodes ever added; the last len(spans) of them are held
-        self.least = self.most = 0.0  # rewards held
+        self.least = self.most = 0.0  # rewards held, without the zeros behind terminated episodes
+        self.ends = False  # whether an episode held has terminated
         self._next = 0
         self._starts = torch.empty(0, dtype=torch.int64)  # rows where a window may begin
 
@@ -112,7 +113,13 @@ class Replay:
         reach = self.horizon - 1
         ranges = [torch.arange(row, row + max(0, n - reach)) for row, n in self.spans]
         self._starts = torch.cat(ranges)
-        held = self.rewards[torch.cat([torch.arange(row, row + n) for row, n in self.spans])]
+        ended_spans = [n > 0 and bool(self.terminated[row + n - 1]) for row, n in self.spans]
+        self.ends = any(ended_spans)
+        paid = [
+            torch.arange(row, row + n - reach * ended)
+            for (row, n), ended in zip(self.spans, ended_spans, strict=True)
+        ]
+        held = self.rewards[torch.cat(paid)]
         if len(held):
             self.least, self.most = (float(x) for x in held.aminmax())
 
