@@ -13,7 +13,8 @@ from torch import Tensor
 from agents import AgentConfig, MPCAgent
 from envs import EnvSpec
 from mpc import Planner, Reward
-from scripts.version import code_version
+from scripts.usage import first_line
+from scripts.version import code_digest, code_version
 from world_models import (
     Checkpoint,
     CheckpointError,
@@ -60,6 +61,7 @@ def describe(model: LatentModel | GoalModel, spec: EnvSpec, discount: float) -> 
     """The part of a checkpoint's meta data from which `load_model` makes the model again."""
     return {
         "version": code_version(),
+        "code": code_digest(),
         "kind": GOAL if isinstance(model, GoalModel) else "reward",
         "env": asdict(spec),
         "model": asdict(model.config),
@@ -127,8 +129,9 @@ def load_model(folder: Path, device: torch.device) -> TrainedModel | TrainedGoal
         done, discount = training_done(meta), float(meta["discount"])
         expected = torch.tensor(meta["self_test"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder} was not written by this version: {reason}") from None
+        raise CheckpointError(
+            f"{folder} was not written by this version: {first_line(error)}"
+        ) from None
     model.to(device)
     if not torch.allclose(self_test(model), expected, rtol=1e-3, atol=1e-4):
         raise CheckpointError(

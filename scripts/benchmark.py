@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import shlex
@@ -27,7 +26,7 @@ from scripts.benchmarks.goals import Goals
 from scripts.benchmarks.horizon import Horizon
 from scripts.benchmarks.latency import Latency
 from scripts.benchmarks.store import CellStore
-from scripts.benchmarks.suite import Cell, Report, Suite, document
+from scripts.benchmarks.suite import Cell, Report, Rows, Suite, document
 from scripts.benchmarks.truth import Truth
 from scripts.evaluate import without_nan
 from scripts.loading import PlannerChoice
@@ -37,6 +36,7 @@ from scripts.settings import build
 from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
+from scripts.version import code_digest
 
 SUITES: dict[str, type[Suite]] = {
     suite.name: suite for suite in (Latency, Truth, Horizon, Dmc, Goals)
@@ -72,6 +72,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         code = suite.prepare(console)
         if code == INTERRUPTED:
             return code
+        store.drop(suite.outdated)
+        store.take(suite.given())
         measure(suite, cells, raw, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
@@ -81,7 +83,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         store.close()
     words = [*(f"--config {shlex.quote(file)}" for file in files), shlex.join(overrides)]
     # In the order of the cells, whichever was finished first.
-    rows = [row for cell in cells for row in store.rows if row["cell"] == cell.key]
+    rows = [store.row(cell.key) for cell in cells]
     report = write(suite, rows, out, " ".join(["telic benchmark", *words]))
     for target in report.targets:
         console.print(target.line())
@@ -141,6 +143,11 @@ def measure(
     missing = [(i, cell) for i, cell in enumerate(cells) if not store.has(cell.key)]
     if len(missing) < len(cells):
         console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
+    earlier = [row for row in store.rows if row.get("code", code_digest()) != code_digest()]
+    if earlier:
+        console.print(
+            f"{len(earlier)} of them by other code; to measure all anew remove {store.path}"
+        )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -202,13 +209,13 @@ class _Worker:
         return number, cls.cells[number].measure(needed)
 
 
-def write(suite: Suite, rows: list[dict[str, Any]], out: Path, command: str) -> Report:
+def write(suite: Suite, rows: Rows, out: Path, command: str) -> Report:
     """Write the results as JSON, Markdown and pictures; returns the report."""
-    report, date = suite.report(rows), str(datetime.date.today())
+    report = suite.report(rows)
     result = {
         "suite": suite.name,
         "command": command,
-        "date": date,
+        "date": max(row["date"] for row in rows),
         "hash": suite.hash,
         "basis": suite.basis,
         "cells": rows,
@@ -216,7 +223,7 @@ def write(suite: Suite, rows: list[dict[str, Any]], out: Path, command: str) -> 
     }
     texts = {
         "json": json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n",
-        "md": document(suite, report, command, date),
+        "md": document(suite, report, command, rows),
     }
     for ending, text in texts.items():
         draft = out / f".{suite.name}.new"

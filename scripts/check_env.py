@@ -16,7 +16,7 @@ from scripts.option_help import layout, option_rows
 from scripts.settings import load, require_seed
 from scripts.terminal import console as make_console
 from scripts.terminal import verdict
-from scripts.usage import usage_errors
+from scripts.usage import first_line, usage_errors
 
 STEPS = 200  # control steps that are tried
 
@@ -69,7 +69,7 @@ def _gymnasium_finds(env: gymnasium.Env[np.ndarray, np.ndarray]) -> str:
             warnings.simplefilter("ignore")
             check_env(env, skip_render_check=True, skip_close_check=True)
     except Exception as error:  # noqa: BLE001  the checker raises anything
-        return f": {str(error).splitlines()[0]}"
+        return f": {first_line(error)}"
     return ""
 
 

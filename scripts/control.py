@@ -127,7 +127,7 @@ def _environment(loaded: AnyRun, video: bool) -> tuple[gymnasium.Env[Any, Any], 
 
 def _latency(trace: Trace, control_period: float) -> str:
     # The first decision is cold in every cache.
-    latency = np.array(trace.milliseconds[1:] or trace.milliseconds)
+    latency = np.array(trace.decisions[1:] or trace.decisions)
     late = int((latency > 1000 * control_period).sum())
     return (
         f"{np.median(latency):.1f} ms per decision (95 % below {np.quantile(latency, 0.95):.1f}, "

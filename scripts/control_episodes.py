@@ -31,6 +31,7 @@ class Trace:
     actions: list[NDArray[np.float32]] = field(default_factory=list)  # (A,)
     rewards: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    planned: list[bool] = field(default_factory=list)  # whether the control step made a plan
     plans: list[Plan] = field(default_factory=list)
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     fallbacks: int = 0
@@ -41,6 +42,11 @@ class Trace:
     def score(self) -> float:
         """Undiscounted return."""
         return float(sum(self.rewards))
+
+    @property
+    def decisions(self) -> list[float]:
+        """Milliseconds of the control steps that made a plan; others carry out an earlier one."""
+        return [ms for ms, made in zip(self.milliseconds, self.planned, strict=True) if made]
 
     def add(
         self,
@@ -55,6 +61,7 @@ class Trace:
         self.obs.append(obs)
         self.rewards.append(reward)
         self.milliseconds.append(1000.0 * memory.seconds)
+        self.planned.append(memory.age == 1)
         self.plans.append(memory.plan)
 
     def plan_step(self, wanted: int | None) -> int:
@@ -153,7 +160,7 @@ def control_episode(
             live.update(
                 Text(
                     f"step {len(trace.rewards)}  return {trace.score:.1f}  "
-                    f"{trace.milliseconds[-1]:.1f} ms per decision"
+                    f"{trace.decisions[-1]:.1f} ms per decision"
                 )
             )
     trace.fallbacks, trace.overruns = memory.fallbacks, memory.overruns

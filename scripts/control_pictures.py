@@ -42,7 +42,8 @@ def draw_episode(trace: Trace, start: Start, loaded: AnyRun, stem: str) -> list[
     if isinstance(start.agent.model, Towards):
         values, quantity = _steps_left(trace, start.agent.model), "control steps to the goal"
     period = 1000 * spec.control_period
-    decision_trace(path, values, trace.milliseconds, period, f"{spec.name}, {stem}", quantity)
+    latency = np.where(trace.planned, trace.milliseconds, np.nan)
+    decision_trace(path, values, latency, period, f"{spec.name}, {stem}", quantity)
     return [path]
 
 

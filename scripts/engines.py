@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+AT_ONCE = "TELIC_AT_ONCE"  # environment variable of a command: how many run side by side with it
+
 
 class Job(Protocol):
     """A command that an engine has started."""
@@ -27,17 +29,21 @@ class Engine(Protocol):
     cores: int  # that each of them may use
 
     def start(self, command: Sequence[str], log: Path) -> Job:
-        """Run `command`, with both of its outputs appended to the file `log`."""
+        """Run `command` with AT_ONCE set, both of its outputs appended to the file `log`."""
 
 
 class LocalJob:
     """A process of this machine."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, at_once: int) -> None:
         with log.open("ab") as file:
             # In a session of its own, so that Ctrl-C reaches the sweep alone, which passes it on.
             self._process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, AT_ONCE: str(at_once)},
             )
 
     def poll(self) -> int | None:
@@ -58,4 +64,4 @@ class LocalEngine:
 
     def start(self, command: Sequence[str], log: Path) -> Job:
         """Run `command` as a process."""
-        return LocalJob(command, log)
+        return LocalJob(command, log, self.slots)

@@ -1,9 +1,20 @@
-"""The machine that a program runs on, by name."""
+"""The machine that a program runs on."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+from typing import Any
+
+import torch
+
+NUMBERS = (("family", "cpu family"), ("model", "model"))
+
+
+def machine() -> dict[str, Any]:
+    """What timings depend on beside the code."""
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
@@ -20,6 +31,3 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
         return platform.processor() or platform.machine()
     numbers = [f"{part} {known[key]}" for part, key in NUMBERS if key in known]
     return known["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
-
-
-NUMBERS = (("family", "cpu family"), ("model", "model"))

@@ -186,10 +186,11 @@ def decision_trace(
 ) -> None:
     """Draw an episode: reward and planning latency (milliseconds), both (T,), per control step.
 
-    Or another `quantity`, of which no sum is taken.
+    Latency is NaN where nothing was planned. Instead of rewards another `quantity`, of which no
+    sum is taken.
     """
     reward, latency = np.asarray(rewards, dtype=float), np.asarray(latency_ms, dtype=float)
-    steps = np.arange(len(reward))
+    steps, planned = np.arange(len(reward)), latency[~np.isnan(latency)]
     total = f"{title}: return {reward.sum():.1f}" if quantity == "reward" else title
     figure, (above, below) = _figure(2, (8.0, 4.6), total, share_x=True)
     above.fill_between(steps, reward, step="mid", color=OURS, alpha=0.18, lw=0)
@@ -197,18 +198,18 @@ def decision_trace(
     above.set_ylabel(quantity)
     late = latency > control_period_ms
     # A compiling first decision may take seconds; it mustn't flatten all others.
-    top = 1.35 * max(control_period_ms, float(np.percentile(latency, 99)))
+    top = 1.35 * max(control_period_ms, float(np.percentile(planned, 99)))
     colours = np.where(late, WARM, OURS)
-    fits = latency <= top
+    fits, over = latency <= top, latency > top
     below.scatter(steps[fits], latency[fits], s=8, color=colours[fits], lw=0)
-    below.plot(steps[~fits], np.full((~fits).sum(), top), "^", color=WARM, ms=6, clip_on=False)
+    below.plot(steps[over], np.full(over.sum(), top), "^", color=WARM, ms=6, clip_on=False)
     below.axhline(control_period_ms, color=DARK, lw=1.2, ls=(0, (5, 3)))
     below.text(steps[-1], control_period_ms, "control period", ha="right", va="bottom", color=DARK)
     below.set(xlabel="control step", ylabel="plan latency, ms", ylim=(0, top))
     below.set_xlim(-0.5, max(len(reward) - 0.5, 0.5))
     note = (
-        f"median {np.median(latency):.1f} ms, slowest {latency.max():.1f} ms, "
-        f"{late.sum()} of {len(latency)} over the control period of {control_period_ms:g} ms"
+        f"median {np.median(planned):.1f} ms, slowest {planned.max():.1f} ms, "
+        f"{late.sum()} of {len(planned)} over the control period of {control_period_ms:g} ms"
     )
     below.set_title(note, loc="left", fontsize=9, color=FAINT)
     _save(figure, path)

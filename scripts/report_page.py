@@ -29,9 +29,9 @@ img { max-width: 100%; } figure { margin: 1rem 0; } figcaption, small { color: #
 code { background: #f4f5f7; padding: 0 .25rem; }
 """
 INTERVALS = (
-    "Returns are means over runs, which differ in their seeds, of the last evaluation, without "
-    "exploration noise; bands and brackets are 95 % bootstrap intervals over runs, too narrow with "
-    "few of them and absent with one."
+    "Returns are means over runs, which differ in their seeds, of the last evaluation that all of "
+    "them have, without exploration noise; bands and brackets are 95 % bootstrap intervals over "
+    "runs, too narrow with few of them and absent with one."
 )
 
 
@@ -61,8 +61,8 @@ def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
             [
                 group.task,
                 group.label,
-                str(len(group.runs)),
-                f"{group.frames()} {run.unit}",
+                _runs(group),
+                "–" if final is None else f"{group.frames()} {run.unit}",
                 "" if final is None else span(final, form),
                 "" if published is None else f"{published:.0f}",
                 "" if share is None else f"{100 * share:.0f} %",
@@ -70,6 +70,12 @@ def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _runs(group: Group) -> str:
+    """How many runs there are, and how many of them the return leaves out."""
+    missing = len(group.runs) - len(group.evaluated)
+    return f"{len(group.runs)}, {missing} not evaluated" if missing else f"{len(group.runs)}"
 
 
 def _task(groups: Sequence[Group], task: str) -> list[str]:

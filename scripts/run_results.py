@@ -19,10 +19,18 @@ from scripts.run_folder import RunFolder
 from scripts.settings import read_run_options
 from scripts.statistics import Interval, mean_interval
 from scripts.stopwatch import WHOLE
+from scripts.terminal import counted
 
-# Options that runs of one group may differ in: which one it is, and how it was looked at.
+# Options that runs of one group may differ in: which one it is, how it ran and was looked at.
 PER_RUN = ("seed", "name", "runs", "wandb", "device", "threads")
-LOOKING = ("train.eval_every", "train.checkpoint_every", "train.keep_checkpoints")
+LOOKING = (
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.overlap",
+    "train.processes",
+)
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,19 @@ class Group:
     label: str  # planner, and the options in which the groups of this task differ
     runs: list[RunResults]
 
+    @property
+    def evaluated(self) -> list[RunResults]:
+        """The runs that have been evaluated; returns are theirs."""
+        return [run for run in self.runs if run.frames]
+
     def final(self) -> Interval | None:
-        """Mean over runs of the last evaluated returns; None before the first evaluation."""
-        last = [run.returns[-1] for run in self.runs if run.returns]
-        return mean_interval(last, np.random.default_rng(0)) if last else None
+        """Mean return at `frames`; None where there is no evaluation."""
+        shared = self._shared()
+        return mean_interval(shared[max(shared)], np.random.default_rng(0)) if shared else None
 
     def frames(self) -> int:
-        """Env frames of the last evaluation of the run that has come least far."""
-        return min((run.frames[-1] if run.frames else 0) for run in self.runs)
+        """Env frames of the last evaluation that all evaluated runs have; 0 without one."""
+        return max(self._shared(), default=0)
 
     def milliseconds(self) -> float | None:
         """Per control step, mean over the runs."""
@@ -111,16 +124,19 @@ class Group:
 
     def curve(self) -> Line:
         """Mean return over env frames that all runs have seen, with 95 % intervals over runs."""
-        by_frame = [dict(zip(run.frames, run.returns, strict=True)) for run in self.runs]
-        shared = sorted(set.intersection(*(set(seen) for seen in by_frame)))
-        rng = np.random.default_rng(0)
-        found = [mean_interval([seen[f] for seen in by_frame], rng) for f in shared]
-        count = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
-        y = [i.point for i in found]
-        line = Line(f"{self.label}, {count}", shared, y)
-        if len(self.runs) > 1:
-            line = Line(line.label, shared, y, [i.low for i in found], [i.high for i in found])
+        shared, rng = self._shared(), np.random.default_rng(0)
+        found = [mean_interval(values, rng) for values in shared.values()]
+        x, y, count = list(shared), [i.point for i in found], len(self.evaluated)
+        line = Line(f"{self.label}, {counted(count, 'run')}", x, y)
+        if count > 1:
+            line = Line(line.label, x, y, [i.low for i in found], [i.high for i in found])
         return line
+
+    def _shared(self) -> dict[int, list[float]]:
+        """Returns of the evaluated runs wherever all of them were evaluated, by env frames."""
+        seen = [dict(zip(run.frames, run.returns, strict=True)) for run in self.evaluated]
+        shared = sorted(set.intersection(*map(set, seen))) if seen else []
+        return {frames: [one[frames] for one in seen] for frames in shared}
 
 
 def _for_goals(options: Mapping[str, Any]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options
 from scripts.reference import published_return
 from scripts.run_folder import RunFolder
-from scripts.run_results import flat
+from scripts.run_results import LOOKING, flat
 from scripts.settings import (
     Settings,
     build,
@@ -127,16 +128,16 @@ def slots(members: Sequence[Member], workers: int | None) -> int:
     return workers or max(1, (os.cpu_count() or 1) // members[0].settings.threads)
 
 
-def plan(files: Sequence[str], overrides: Sequence[str]) -> list[Member]:
+def plan(files: Sequence[str], overrides: Sequence[str], *, may_grow: bool = True) -> list[Member]:
     """The trainings that `overrides` ask for; those that have finished are marked as skipped.
 
     Raises UsageError for options that no training could start with, and where a run folder holds
-    a run of other settings.
+    a run of other settings. With `may_grow` one of fewer `train.frames` is continued to more.
     """
     last = {item.partition("=")[0]: item for item in overrides}  # of an option given twice
     axes = [_values(item) for item in last.values()]
     varied = [axis[0].partition("=")[0] for axis in axes if len(axis) > 1]
-    members = [_member(files, choice, varied) for choice in itertools.product(*axes)]
+    members = [_member(files, choice, varied, may_grow) for choice in itertools.product(*axes)]
     folders = [member.folder for member in members]
     for folder in folders:
         if folders.count(folder) > 1:
@@ -165,7 +166,9 @@ def _values(item: str) -> list[str]:
     return [f"{key}={one}" for one in dict.fromkeys(values)]
 
 
-def _member(files: Sequence[str], overrides: Sequence[str], varied: Sequence[str]) -> Member:
+def _member(
+    files: Sequence[str], overrides: Sequence[str], varied: Sequence[str], may_grow: bool
+) -> Member:
     options = read_options(files, overrides)
     if training_schema(options) is not Settings:
         raise UsageError("telic sweep trains for reward; trainings for goals begin by telic train")
@@ -181,7 +184,8 @@ def _member(files: Sequence[str], overrides: Sequence[str], varied: Sequence[str
             RunFolder.refuse_if_used(member.folder)
             return member
         stored = build(Settings, read_run_options(RunFolder.open(member.folder)))
-    difference = _difference(stored, settings)
+    was, asked = (dict(flat(options_of(each))) for each in (stored, settings))
+    difference = _difference(was, asked, may_grow)
     if difference:
         raise UsageError(
             f"{member.folder} holds a run with other settings: {difference}; choose another runs="
@@ -190,7 +194,11 @@ def _member(files: Sequence[str], overrides: Sequence[str], varied: Sequence[str
     seen = [int(p.name) for p in checkpoints.glob("*") if p.name.isdecimal()]
     if seen and max(seen) >= settings.train.frames:
         member.state = "skipped"
-    changed = [o for o in overrides if o.partition("=")[0].partition(".")[0] in CHANGEABLE]
+    changed = [
+        f"{key}={as_word(value)}"
+        for key, value in asked.items()
+        if key.partition(".")[0] in CHANGEABLE and was[key] != value
+    ]
     member.command = [*train, f"resume={member.folder}", *changed]
     return member
 
@@ -199,13 +207,19 @@ def _configs(files: Sequence[str]) -> list[str]:
     return [word for file in files for word in ("--config", file)]
 
 
-def _difference(stored: Settings, wanted: Settings) -> str:
-    """The first option in which two trainings differ that a resume cannot change, or nothing."""
-    was, asked = (dict(flat(options_of(settings))) for settings in (stored, wanted))
+def _difference(was: Mapping[str, Any], asked: Mapping[str, Any], may_grow: bool) -> str:
+    """The first option that makes what a training learns another than asked for, or nothing."""
     for key, value in asked.items():
-        if key.partition(".")[0] not in (*CHANGEABLE, *PLACES) and was.get(key) != value:
+        without_effect = key.partition(".")[0] in ("wandb", "device", *PLACES) or key in LOOKING
+        grows = may_grow and key == "train.frames" and was[key] < value
+        if was.get(key) != value and not without_effect and not grows:
             return f"{key} is {was.get(key)}, not {value}"
     return ""
+
+
+def as_word(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def options_of(settings: Settings) -> dict[str, Any]:

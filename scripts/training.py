@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -22,7 +23,9 @@ from envs import EnvSpec, make_env, spec_of
 from mpc import Reward
 from scripts.agent_files import describe, make_model
 from scripts.collector import Collector, episode_path, read_episode, write_episode
+from scripts.engines import AT_ONCE
 from scripts.exploration import Exploration, RandomActions
+from scripts.hardware import machine
 from scripts.metrics import MetricsLogger
 from scripts.plots import Line, learning_curve
 from scripts.reference import published_return, reference_curves
@@ -246,6 +249,11 @@ class TrainingRun:
             "planner": asdict(self.settings.planner),
             "plan_row": self._plan_row(),
             "seconds": self.seconds,
+            "machine": machine()
+            | {
+                "precision": self.trainer.precision,
+                "at_once": int(os.environ.get(AT_ONCE, 1)),
+            },
         }
         tensors = {
             "model": self.trainer.averaged.state_dict(),
@@ -376,7 +384,7 @@ class TrainingRun:
         if len(by_chance) < len(episodes):
             noise = [self.exploration.noise(e.index, self.progress) for e in episodes]
             actions, self.memory = self.agent.act(self.collector.obs, self.memory, np.array(noise))
-            self._forget(by_chance)
+        self._forget(by_chance)
         for row in by_chance:
             actions[row] = self.random.act(row, self.exploration.turn(episodes[row]))
         return actions

@@ -10,10 +10,16 @@ class UsageError(Exception):
     """Wrong usage or configuration: one clear line for the user, exit code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn the ValueError of a wrong name, folder or checkpoint into a UsageError."""
     try:
         yield
     except ValueError as error:
-        raise UsageError(str(error).splitlines()[0]) from error
+        raise UsageError(first_line(error)) from error

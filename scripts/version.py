@@ -1,8 +1,13 @@
-"""The version of telic."""
+"""The version of telic, and the code itself."""
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("mpc", "agents", "envs", "world_models", "scripts")
 
 
 def code_version() -> str:
@@ -11,3 +16,12 @@ def code_version() -> str:
         return version("telic")
     except PackageNotFoundError:
         return "unknown"
+
+
+@cache
+def code_digest() -> str:
+    """Twelve hexadecimal digits that stand for all of telic's Python code."""
+    here, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for name in PACKAGES for path in (here / name).rglob("*.py")):
+        digest.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

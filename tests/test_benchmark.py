@@ -1,5 +1,6 @@
 """`telic benchmark`: what it measures, what it makes of it, and that nothing finished is lost."""
 
+import datetime
 import json
 import os
 import platform
@@ -648,6 +649,21 @@ def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
     again = telic("benchmark", *options)
     assert again.code == 0 and "4 trainings, 4 of them finished before" in again.out
     assert "4 of 4 cells are finished already" in again.out
+    # A training made anew is evaluated anew: its minutes may differ, if nothing else does.
+    shutil.rmtree(tmp_path / "runs" / "cartpole-balance-grasp-seed1")
+    anew = telic("benchmark", *options)
+    assert "3 of 4 cells are finished already" in anew.out
+    second = results(tmp_path, "dmc")["cells"][0]["result"]
+    assert second["returns"] == first["returns"] and second["seconds"] != first["seconds"]
+    refused = telic("benchmark", *options, "train.updates_per_step=2")
+    assert "other settings: train.updates_per_step is 1, not 2" in refused.error
+
+
+def test_dmc_says_that_nothing_was_learned(tmp_path: Path) -> None:
+    options = (*TINY_DMC, "tasks=cartpole-balance", "seeds=1", "train.random_steps=100")
+    run = telic("benchmark", *options, f"runs={tmp_path / 'runs'}", f"out={tmp_path}")
+    assert run.code == 0, run
+    assert "its training ended before anything was learned" in (tmp_path / "dmc.md").read_text()
 
 
 def test_processors_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -707,6 +723,9 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
         ("seeds=-1", "seeds must list different values from 0 on, got [-1]"),
         ("loss.batch_size=0", "batch_size must be at least 1, got 0"),
         ("planner.horizn=3", "did you mean 'planner.horizon'?"),
+        ("train.frames=100", "train.frames is set by suite=dmc; use frames=50000"),
+        ("train.eval_episodes=3", "train.eval_episodes is set by suite=dmc; use episodes=20"),
+        ("env.name=dmc/cup-catch", "env.name is set by suite=dmc; use tasks=reacher-easy"),
     ],
 )
 def test_dmc_refuses_nonsense_before_it_trains(option: str, message: str, tmp_path: Path) -> None:
@@ -728,3 +747,17 @@ def test_what_was_skipped_is_tried_again(tmp_path: Path) -> None:
     last = CellStore(path, basis, "abc")
     assert [row["result"] for row in last.rows] == [{"score": 1.0}, {"score": 2.0}]
     last.close()
+
+
+def test_a_cell_measured_again_replaces_the_old_one(tmp_path: Path) -> None:
+    path, key = tmp_path / "cells.jsonl", {"planner": "cem"}
+    store = CellStore(path, {}, "abc")
+    store.add(key, {"score": 1.0})
+    store.drop(lambda row: row["result"]["score"] == 1.0)
+    assert not store.has(key)
+    store.add(key, {"score": 2.0})
+    store.close()
+    again = CellStore(path, {}, "abc")
+    assert [row["result"]["score"] for row in again.rows] == [2.0]
+    assert again.row(key)["date"] == str(datetime.date.today())
+    again.close()

@@ -76,6 +76,7 @@ def test_plan_picture_refuses_labels_that_do_not_fit(tmp_path: Path) -> None:
 def test_decision_trace(tmp_path: Path, steps: int) -> None:
     latency = np.full(steps, 9.0)
     latency[0] = 900.0
+    latency[2::3] = np.nan  # carried out an earlier plan
     plots.decision_trace(tmp_path / "trace.png", np.ones(steps), latency, 20.0, "episode")
     assert_picture(tmp_path / "trace.png")
 

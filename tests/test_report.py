@@ -58,14 +58,37 @@ def test_runs_are_put_together_over_their_seeds(tmp_path: Path) -> None:
     # As far as both have come.
     assert curve.x == [10_000, 20_000] and curve.y == [20.0, 600.0]
     assert curve.low is not None and curve.low[1] <= 600.0 <= (curve.high or [])[1]
+    # The mean is of the same training length: one of 30,000 frames says nothing of 20,000.
     final = seeds.final()
-    assert final is not None and final.point == 800.0
+    assert final is not None and final.point == 600.0 and seeds.frames() == 20_000
     assert groups["cem, loss.lr=0.01"].curve().low is None, "one seed has no interval"
     table = telic("report", f"run={tmp_path}").out
     row = next(line for line in table.splitlines() if "│ grasp " in line)
-    assert "800.0" in row and "20000" in row and "981" in row and "82 %" in row
+    assert "600.0" in row and "20000" in row and "981" in row and "61 %" in row
     alone = telic("report", f"run={tmp_path / 'a'},{tmp_path / 'c'}").out
     assert "900.0" in alone and "30000" in alone
+
+
+def test_runs_without_an_evaluation_are_told_and_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 1, [10.0, 500.0])
+    make_run(tmp_path / "b", 2, [30.0, 700.0])
+    make_run(tmp_path / "c", 3, [])
+    (group,) = grouped(find_runs([tmp_path]))
+    assert group.curve().y == [20.0, 600.0] and group.curve().label == "grasp, 2 runs"
+    page = tmp_path / "page.html"
+    assert telic("report", f"run={tmp_path}", f"html={page}").code == 0
+    assert "<td>3, 1 not evaluated</td><td>20000 env frames</td><td>600.0 (" in page.read_text()
+    # A curve of nothing can be drawn.
+    assert telic("report", f"run={tmp_path / 'c'}", f"html={page}").code == 0
+    assert "<td>1, 1 not evaluated</td><td>–</td><td></td>" in page.read_text()
+
+
+def test_options_that_change_nothing_learned_do_not_part_runs(tmp_path: Path) -> None:
+    looked = {"train.log_every": "7", "train.overlap": "false", "train.processes": "true"}
+    make_run(tmp_path / "a", 1, [10.0])
+    make_run(tmp_path / "b", 2, [30.0], **looked)
+    (group,) = grouped(find_runs([tmp_path]))
+    assert group.label == "grasp" and len(group.runs) == 2
 
 
 def test_the_page_opens_offline_and_holds_tables_and_pictures(

@@ -144,9 +144,18 @@ def test_a_sweep_trains_skips_what_has_finished_and_refuses_other_settings(tmp_p
     refused = telic(*command, "loss.lr=0.5")
     assert f"{tmp_path / RUN} holds a run with other settings: loss.lr is 0.001" in refused.error
     # More frames are no other settings: the runs go on.
-    members = plan(["debug"], [*TINY[2:], f"runs={tmp_path}", "train.frames=200"])
-    assert members[0].state == "waiting"
-    assert {f"resume={tmp_path / RUN}", "train.frames=200"} <= set(members[0].command)
+    longer = tmp_path / "longer.yaml"
+    longer.write_text("train: {frames: 200, log_every: 7}\n")
+    same = [*(word for word in TINY[2:] if not word.startswith("train.frames")), f"runs={tmp_path}"]
+    for files, options in ((["debug"], ["train.frames=200"]), (["debug", str(longer)], [])):
+        member = plan(files, [*same, *options])[0]
+        assert member.state == "waiting"
+        assert {f"resume={tmp_path / RUN}", "train.frames=200"} <= set(member.command)
+        with pytest.raises(UsageError, match=r"other settings: train\.frames is 130, not 200"):
+            plan(files, [*same, *options], may_grow=False)
+    for option in ("train.frames=100", "train.patience=3"):
+        with pytest.raises(UsageError, match=f"other settings: {option.partition('=')[0]} is"):
+            plan(["debug"], [*TINY[2:], f"runs={tmp_path}", option])
 
 
 def test_an_interrupted_sweep_saves_and_goes_on(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
+from gymnasium.envs.classic_control import CartPoleEnv
 from safetensors.torch import load_file
 
 from agents import MPCAgent, Protocol, run_episodes
@@ -173,6 +174,22 @@ def test_control_reports_and_draws_an_episode(run: Path) -> None:
     assert returns[0] == returns[1]
 
 
+def test_control_times_the_control_steps_that_make_a_plan(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act = MPCAgent.act
+
+    def timed(self: MPCAgent, *words: Any) -> Any:
+        actions, memory = act(self, *words)
+        return actions, replace(memory, seconds=0.5 if memory.age == 1 else 0.0)
+
+    monkeypatch.setattr(MPCAgent, "act", timed)
+    words = (f"run={run}", "planner=policy", "agent.replan_every=3", "plan_plot=false")
+    result = telic("control", *words)
+    assert result.code == 0 and "500.0 ms per decision (95 % below 500.0" in result.out
+    assert "16 over the control period of 20 ms" in result.out  # 17 plans, the first is cold
+
+
 def test_control_draws_no_more_than_asked(run: Path) -> None:
     quiet = telic("control", f"run={run}", "planner=cem", "plan_plot=false")
     assert [line.split("/")[-1] for line in quiet.out.split() if line.endswith(".png")] == [
@@ -283,6 +300,15 @@ def test_doctor_and_check_env_say_ok() -> None:
     assert re.search(r"^ok +a seed reproduces an episode bit for bit", checked.out, re.MULTILINE)
 
 
+def test_check_env_names_an_error_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any) -> Any:
+        raise NotImplementedError
+
+    monkeypatch.setattr(CartPoleEnv, "step", step)
+    checked = telic("check-env", "env=gym/CartPole-v1")
+    assert checked.code == 1 and "Gymnasium's check_env: NotImplementedError" in checked.out
+
+
 def test_stopwatch_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -331,6 +357,28 @@ def test_an_exported_model_controls_as_its_run_does_and_cannot_be_trained(
     assert "cannot be trained on" in telic("train", f"resume={out}", "train.frames=500").error
     again = telic("export", f"run={run}", f"out={out}")
     assert again.error == f"{out} already holds a run; choose another out="
+
+
+def test_an_export_is_whole_or_not_there(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = ("export", f"run={trained_run}", f"out={tmp_path / 'shared'}")
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.export.save_checkpoint", interrupt)
+        assert telic(*words).code == 130
+    assert list(tmp_path.iterdir()) == []
+    shutil.copytree(trained_run, tmp_path / ".shared.new")  # as of one that was killed
+    assert telic(*words).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+    assert not list((tmp_path / "shared" / "episodes").iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    refused = telic("export", f"run={trained_run}", f"out={tmp_path / 'mine'}")
+    assert "mine holds other files" in refused.error
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes"]
 
 
 def test_environments_side_by_side_share_plans_and_have_episodes_of_their_own(
@@ -433,9 +481,12 @@ def test_an_episode_without_reward_goes_on_with_random_actions_in_turns(
     def watch(run: TrainingRun) -> Any:
         nonlocal now
         now = run.collector.episodes[0]
-        return chosen(run)
+        actions, plan = chosen(run), run.memory.warm_start
+        if plan is not None and len(now.actions) in asked.get(now.index, []):
+            forgotten.append(plan.known is not None and not plan.known.any())
+        return actions
 
-    now = Unfinished(0, [])
+    now, forgotten = Unfinished(0, []), []
     monkeypatch.setattr(RandomActions, "act", spy)
     monkeypatch.setattr(TrainingRun, "_act", watch)
     monkeypatch.setattr("scripts.exploration.LITTLE", 100.0)
@@ -445,6 +496,7 @@ def test_an_episode_without_reward_goes_on_with_random_actions_in_turns(
     assert done.code == 0, done.err
     turns = [*range(10, 20), *range(30, 40)]
     assert asked == {0: list(range(50)), 1: turns, 2: turns}
+    assert forgotten and all(forgotten), "what follows random actions must not begin with old plans"
 
 
 def test_every_so_many_episodes_one_has_no_exploration_noise(

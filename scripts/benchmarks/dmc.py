@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Console
 
 from mpc.checks import require_at_least
 from scripts.benchmarks.earlier import EarlierResults
+from scripts.benchmarks.store import Row
 from scripts.benchmarks.suite import (
     Cell,
     Report,
@@ -22,7 +23,6 @@ from scripts.benchmarks.suite import (
     Suite,
     SuiteSettings,
     Target,
-    machine,
     select,
     skipped,
     table,
@@ -34,13 +34,15 @@ from scripts.metrics import read_column
 from scripts.options import Options
 from scripts.plots import Line, Panel, line_panels
 from scripts.reference import published_return, reference_curves
+from scripts.run_folder import RunFolder
 from scripts.run_results import PER_RUN, flat
 from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
-from scripts.sweep import Member, options_of, plan, slots, sweep
+from scripts.sweep import Member, as_word, options_of, plan, slots, sweep
 from scripts.terminal import counted
-from world_models import precision_of
+from scripts.usage import UsageError
+from world_models import CheckpointError, latest_checkpoint, load_checkpoint
 
 TASKS = (
     "cartpole-balance",
@@ -93,10 +95,19 @@ class Dmc(Suite):
     summary = "training on dm_control from states, beside the published returns"
     Settings = DmcSettings
     GROUPS = ("env", "agent", "model", "loss", "train", "replay", "wandb")
+    SET_HERE: ClassVar = {
+        "env.name": "tasks=reacher-easy",
+        "train.frames": "frames=50000",
+        "train.eval_episodes": "episodes=20",
+    }
     MORE = (("GROUP.OPTION", "", f"any of telic train in {', '.join(GROUPS)}: loss.lr=0.0005"),)
 
     def __init__(self, settings: DmcSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
+        given = dict(flat(changes))
+        for option, instead in self.SET_HERE.items():
+            if option in given:
+                raise UsageError(f"{option} is set by suite={self.name}; use {instead}")
         common: dict[str, Any] = {
             "runs": settings.runs,
             "env": ",".join(f"dmc/{task}" for task in settings.tasks),
@@ -107,11 +118,11 @@ class Dmc(Suite):
             "train.eval_episodes": settings.episodes,
         }
         common |= flat({"planner": choice.options, **changes})
-        self.members = plan([], [f"{key}={_word(value)}" for key, value in common.items()])
+        words = [f"{key}={as_word(value)}" for key, value in common.items()]
+        self.members = plan([], words, may_grow=False)
         self.earlier = EarlierResults(settings.results, self.name)
         rows = self.earlier.rows(self.facts()["terms"])
-        results = [(row["cell"], row["result"]) for row in rows]
-        self.known = {m.name: r for m in self.members for key, r in results if key == _key(m)}
+        self._given = [row for row in rows if any(row["cell"] == _key(m) for m in self.members)]
 
     @property
     def workers(self) -> int:
@@ -137,9 +148,23 @@ class Dmc(Suite):
             terms[member.settings.planner.name] = own | same
         return {"terms": terms, "results": self.earlier.digests}
 
+    def given(self) -> Rows:
+        """The trainings that are in the earlier results."""
+        return self._given
+
+    def outdated(self, row: Row) -> bool:
+        """Whether another agent lies where the one lay that was evaluated."""
+        folder = next(RunFolder(m.folder) for m in self.members if _key(m) == row["cell"])
+        try:
+            newest = load_checkpoint(latest_checkpoint(folder.checkpoints), [])
+        except CheckpointError:
+            return True
+        return _identity(newest.meta) != row["result"]["agent"]
+
     def prepare(self, console: Console) -> int:
         """Train what has not been trained."""
-        members = [member for member in self.members if member.name not in self.known]
+        known = [row["cell"] for row in self._given]
+        members = [member for member in self.members if _key(member) not in known]
         if len(members) < len(self.members):
             count = len(self.members) - len(members)
             console.print(f"{count} of {len(self.members)} trainings are in the results given")
@@ -152,31 +177,30 @@ class Dmc(Suite):
 
     def _measure(self, member: Member) -> dict[str, Any]:
         """Fresh episodes of the last agent, and what its training wrote down."""
-        if member.name in self.known:
-            return self.known[member.name]
         if member.state not in ("finished", "skipped"):
             return {"skipped": f"its training has not finished, see {member.log}"}
         loaded = open_run(str(member.folder), None, "auto", {})
+        meta = loaded.trained.checkpoint.meta
+        frames, returns = read_column(member.folder / "metrics.csv", "eval/return")
+        if not frames:
+            return {"skipped": f"its training ended before anything was learned, see {member.log}"}
         agent = loaded.make_agent(member.settings.planner.name, {})
         same = EvaluateSettings(run="", episodes=self.settings.episodes, seed=self.settings.seed)
         score = evaluate_planner(loaded, agent, make_protocol(loaded, same), decisions=20)
         metrics = member.folder / "metrics.csv"
         names = {part: f"time/{part}_ms" for part in (*COMPONENTS, WHOLE)}
         spent = {part: read_column(metrics, name)[1] for part, name in names.items()}
-        frames, returns = read_column(metrics, "eval/return")
-        return {
+        result = {
             "returns": score.returns,
             "frames": frames,  # of the evaluations during the training
             "curve": returns,
             "seconds": read_column(metrics, "time/training_s")[1],
             "ms": {part: values[-1] for part, values in spent.items() if values},
-            "version": loaded.trained.checkpoint.meta["version"],
-            "machine": machine()
-            | {
-                "precision": precision_of(loaded.settings.loss, loaded.trained.model),
-                "at_once": self.workers,
-            },
+            "version": meta["version"],
+            "agent": _identity(meta),
         }
+        # Earlier versions did not note these.
+        return result | {key: meta[key] for key in ("code", "machine") if key in meta}
 
     def report(self, rows: Rows) -> Report:
         """Returns beside the published ones, time, and the targets, for every planner."""
@@ -194,10 +218,11 @@ class Dmc(Suite):
         )
         if self.changes or self.choice.options:
             options = flat({"planner": self.choice.options, **self.changes})
-            protocol += f" Options: `{' '.join(f'{k}={_word(v)}' for k, v in options)}`."
-        versions = {row["result"]["version"] for row in rows if "version" in row["result"]}
-        protocol += f" Trained by telic {', '.join(sorted(versions))}." if versions else ""
-        protocol += f" Trained on: {_machines(rows)}." if versions else ""
+            protocol += f" Options: `{' '.join(f'{k}={as_word(v)}' for k, v in options)}`."
+        trained = [row["result"] for row in rows if "returns" in row["result"]]
+        versions = sorted({_version(result) for result in trained})
+        protocol += f" Trained by telic {', '.join(versions)}." if trained else ""
+        protocol += f" Trained on: {_machines(trained)}." if trained else ""
         sections, targets = [], []
         for planner in self.choice.names:
             found = {task: self._results(rows, planner, task) for task in self._tasks()}
@@ -380,15 +405,27 @@ def _key(member: Member) -> dict[str, Any]:
     return key | {"planner": settings.planner.name, "seed": settings.seed}
 
 
-def _machines(rows: Rows) -> str:
+def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells an agent from others, also from one that was trained alike."""
+    return {"self_test": meta["self_test"], "seconds": meta["seconds"]}
+
+
+def _version(result: Mapping[str, Any]) -> str:
+    """Of the code that trained."""
+    code = f" (code {result['code']})" if "code" in result else ""
+    return f"{result['version']}{code}"
+
+
+def _machines(results: Sequence[Mapping[str, Any]]) -> str:
     """The machines that trained, how many of the agents each, and in how many minutes."""
     took: dict[str, list[float]] = defaultdict(list)
-    for result in (row["result"] for row in rows if "machine" in row["result"]):
-        one = result["machine"]
-        name = (
-            f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
-            f"{one['at_once']} at a time"
-        )
+    for result in results:
+        one, name = result.get("machine"), "machines that were not noted"
+        if one is not None:
+            name = (
+                f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
+                f"{one['at_once']} at a time"
+            )
         took[name].append(result["seconds"][-1] / 60)
     return "; ".join(
         f"{name} ({counted(len(times), 'training')}, {min(times):.1f} to {max(times):.1f} minutes)"
@@ -398,8 +435,3 @@ def _machines(rows: Rows) -> str:
 
 def _thousands(frames: Sequence[int]) -> list[float]:
     return [f / 1000 for f in frames]
-
-
-def _word(value: Any) -> str:
-    """An option's value as it is written on the command line."""
-    return "null" if value is None else str(value)

@@ -26,7 +26,8 @@ class EarlierResults:
                 found = json.loads(content)
                 if found["suite"] != suite:
                     raise ValueError
-                self._found[file] = {key: found[key] for key in ("cells", "basis")}
+                cells = [{"date": found["date"], **row} for row in found["cells"]]
+                self._found[file] = {"cells": cells, "basis": found["basis"]}
             except OSError as error:
                 raise UsageError(f"results: cannot read {file}: {error.strerror}") from None
             except (ValueError, KeyError, TypeError):
@@ -52,7 +53,7 @@ class EarlierResults:
                     _require_same(file, found["basis"]["facts"].get("terms", {}), planner, own)
                 for row in cells:
                     name = json.dumps(row["cell"], sort_keys=True)
-                    if rows.setdefault(name, row) != row:
+                    if rows.setdefault(name, row)["result"] != row["result"]:
                         raise UsageError(f"results: {file} and another file differ in {name}")
         return list(rows.values())
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from scripts.evaluate import without_nan
 from scripts.usage import UsageError
+from scripts.version import code_digest
+
+Row = Mapping[str, Any]  # {"cell": key, "result":, "date": of the measurement, "code": its digest}
 
 
 class CellStore:
-    """A JSONL file: a line that says for which settings, then one line per finished cell."""
+    """A JSONL file: a line that says for which settings, then one line per finished cell.
+
+    Of a cell that was measured again the last line counts.
+    """
 
     def __init__(self, path: Path, basis: dict[str, Any], hash: str) -> None:
         """Open or begin the file; UsageError if it can't be written or is for other settings."""
         self.path = path
-        self.rows: list[dict[str, Any]] = []  # {"cell": key, "result": ...}
+        self._rows: dict[str, Row] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
@@ -34,22 +42,41 @@ class CellStore:
         elif lines[0].get("hash") != hash:
             self._file.close()
             raise UsageError(f"{path} holds cells of other settings; remove it or choose out=")
+        self.take(lines[1:])
         # What was skipped, such as for a training that had failed, is tried again.
-        self.rows = [row for row in lines[1:] if "skipped" not in row["result"]]
+        self.drop(lambda row: "skipped" in row["result"])
 
-    def has(self, key: dict[str, Any]) -> bool:
+    @property
+    def rows(self) -> list[Row]:
+        """All finished cells."""
+        return list(self._rows.values())
+
+    def has(self, key: Mapping[str, Any]) -> bool:
         """Whether the cell is finished."""
-        return any(row["cell"] == key for row in self.rows)
+        return _name(key) in self._rows
 
-    def result(self, key: dict[str, Any] | None) -> dict[str, Any]:
-        """The result of a finished cell."""
-        return next(row["result"] for row in self.rows if row["cell"] == key)
+    def row(self, key: Mapping[str, Any]) -> Row:
+        """A finished cell."""
+        return self._rows[_name(key)]
+
+    def result(self, key: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The result of a finished cell; of none nothing."""
+        return {} if key is None else self.row(key)["result"]
 
     def add(self, key: dict[str, Any], result: dict[str, Any]) -> None:
-        """Keep a finished cell."""
-        row: dict[str, Any] = without_nan({"cell": key, "result": result})
+        """Keep a cell that has just been finished."""
+        date, code = str(datetime.date.today()), code_digest()
+        row = without_nan({"cell": key, "result": result, "date": date, "code": code})
         self._append(row)
-        self.rows.append(row)
+        self.take([row])
+
+    def take(self, rows: Iterable[Row]) -> None:
+        """Have these cells, too, without writing them."""
+        self._rows |= {_name(row["cell"]): row for row in rows}
+
+    def drop(self, which: Callable[[Row], bool]) -> None:
+        """Have no more the cells of which `which` is true."""
+        self._rows = {name: row for name, row in self._rows.items() if not which(row)}
 
     def close(self) -> None:
         """Let other processes write."""
@@ -70,3 +97,7 @@ class CellStore:
         except ValueError:
             self._file.close()
             raise UsageError(f"{self.path} is damaged; remove it to begin anew") from None
+
+
+def _name(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from omegaconf import MISSING
 from rich.console import Console
 
 from mpc import PLANNERS, Planner
 from mpc.checks import require_at_least
-from scripts.hardware import cpu_name
+from scripts.benchmarks.store import Row
+from scripts.hardware import machine
 from scripts.loading import PlannerChoice
 from scripts.options import Options
 from scripts.settings import build, make_planner_from, prepare_torch, require_seed
@@ -103,7 +102,7 @@ class Report:
     targets: Sequence[Target]
 
 
-Rows = Sequence[Mapping[str, Any]]  # finished cells: {"cell": key, "result": ...}
+Rows = Sequence[Row]  # finished cells
 
 
 class Suite(ABC):
@@ -138,6 +137,14 @@ class Suite(ABC):
         """What comes before the cells; returns an exit code, after 130 nothing is measured."""
         return 0
 
+    def given(self) -> Rows:
+        """Cells that were measured elsewhere, and are not to be measured here."""
+        return ()
+
+    def outdated(self, row: Row) -> bool:
+        """Whether what a finished cell measured is no longer what it would measure now."""
+        return False
+
     @abstractmethod
     def cells(self) -> list[Cell]:
         """All cells, in the order in which they are measured."""
@@ -171,11 +178,6 @@ class Suite(ABC):
         """Twelve hexadecimal digits that stand for the basis."""
         text = json.dumps(self.basis, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def machine() -> dict[str, Any]:
-    """What timings depend on beside the code."""
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
@@ -228,14 +230,17 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def document(suite: Suite, report: Report, command: str, date: str) -> str:
-    """The report as a Markdown document."""
+def document(suite: Suite, report: Report, command: str, rows: Rows) -> str:
+    """The report on `rows` as a Markdown document."""
     found = suite.basis["machine"]
+    dates = sorted({row["date"] for row in rows})
+    codes = sorted({row["code"] for row in rows if "code" in row})
     origin = (
-        f"`{command}`, {date}, {found['cpu']}, {found['cores']} cores, "
+        f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {found['cpu']}, "
+        f"{found['cores']} cores, "
         f"{suite.settings.threads} thread{'s' * (suite.settings.threads > 1)}, "
-        f"torch {found['torch']}, telic {suite.basis['version']}, seed {suite.settings.seed}, "
-        f"settings `{suite.hash}`."
+        f"torch {found['torch']}, telic {suite.basis['version']} (code {', '.join(codes)}), "
+        f"seed {suite.settings.seed}, settings `{suite.hash}`."
     )
     parts = [f"# {report.title}", origin, report.protocol, *report.sections, "## Targets"]
     parts.append("\n".join(target.line() for target in report.targets) or "None.")
