@@ -15,8 +15,10 @@ model), EPISODE_FRAMES (default: 1000) and OBSERVATION_NAMES, a label for each n
 observation.
 """
 
+import hashlib
 import importlib.util
 import math
+import re
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +55,7 @@ class MujocoFileEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
         self.model = _model(path)
         self.data = mujoco.MjData(self.model)
         self.task = task
-        self.spec = gymnasium.envs.registration.EnvSpec(id=path.stem)
+        self.spec = gymnasium.envs.registration.EnvSpec(id=_id(path))
         step = self.model.opt.timestep
         wanted = float(getattr(task, "FRAME_SECONDS", step))
         self._steps = max(1, round(wanted / step))
@@ -163,6 +165,12 @@ class MujocoFileEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _wrong(self, function: str, what: str) -> ValueError:
         return ValueError(f"{self.task.__file__}: {function} {what}")
+
+
+def _id(path: Path) -> str:
+    """A name that Gymnasium takes, of this file alone."""
+    digest = hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9_.:-]', '_', path.stem)}-{digest}"
 
 
 def _where(error: Exception, task: ModuleType) -> str:

@@ -144,6 +144,7 @@ def _source(
         "run": settings.run,
         "updates": loaded.trained.updates,
         "planner": {"name": choice.names[0], **choice.options},
+        "agent": asdict(loaded.settings.agent),
         "goal": asdict(loaded.settings.goal),
     }
     return AgentEpisodes(loaded, planner, steps, seed), about
@@ -153,8 +154,10 @@ def _facts(settings: CollectSettings, spec: EnvSpec) -> dict[str, Any]:
     """What is said about a dataset, and must not change while it is collected."""
     return {
         "env": spec.name,
+        "task": settings.env.task,
         "obs": settings.env.obs,
         "action_repeat": spec.action_repeat,
+        "episode_frames": settings.env.episode_frames,
         "policy": settings.policy,
         "steps": settings.steps,
         "seed": settings.seed,
@@ -169,9 +172,13 @@ def _make_folder(parts: Path) -> None:
 
 
 def _same_collection(parts: Path, facts: dict[str, Any]) -> None:
-    """Note what is being collected; raise UsageError if it was something else before."""
+    """Note what is being collected; raise UsageError if it was something else before.
+
+    Notes of earlier versions say less, and what they do not say is taken to be the same.
+    """
     note = parts / "facts.json"
-    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != facts:
+    before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    if facts | before != facts:
         raise UsageError(
             f"{parts} holds episodes collected with other options; choose another name=, "
             "or remove it"

@@ -192,7 +192,10 @@ class PlannerChoice:
         """
         options = dict(raw.get("planner", {}))
         given = options.pop("name", default)
-        names = [str(n).strip() for n in (given if isinstance(given, list) else given.split(","))]
+        listed = given.split(",") if isinstance(given, str) else given
+        if not (isinstance(listed, list) and listed and all(isinstance(n, str) for n in listed)):
+            raise UsageError(f"planner must be a name or a list of names, got {given!r}")
+        names = [name.strip() for name in listed]
         with usage_errors():
             known = {option for name in names for option in PLANNERS[name].Config.options()}
         for option in options:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from mpc import nearest
-from scripts.usage import UsageError
+from scripts.usage import UsageError, first_line
 
 Options = dict[str, Any]  # plain nested values, not checked yet
 NAMED = ("env", "planner")  # groups that are chosen by name: `planner=cem` is `planner.name=cem`
@@ -80,7 +80,7 @@ def read_yaml(name: str) -> Options:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{name}{line}: not valid YAML: {error.problem}") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UsageError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{name}: not valid YAML: {first_line(error)}") from None
     except OSError as error:
         raise UsageError(f"cannot read config file {name}: {error.strerror}") from None
     # An empty file comes back as {}, a bare word as {word: None}.
@@ -136,7 +136,7 @@ def _build(config: Any, prefix: str) -> Any:
     try:
         return OmegaConf.get_type(config)(**values)  # type: ignore[misc]
     except ValueError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if reason.split()[0] in values:
             reason = prefix + reason  # "horizon must be ..." of group "planner."
         elif not reason.startswith(prefix):
@@ -173,7 +173,7 @@ def _wrong_value(schema: type[Any], raw: Mapping[str, Any], error: OmegaConfBase
     choices = get_args(kind) or (kind,)
     wanted = next((words for cls, words in KINDS.items() if cls in choices), None)
     if wanted is None or (isinstance(value, str) and "${" in value):
-        return f"{error.full_key}: {str(error.msg or error).splitlines()[0]}"
+        return f"{error.full_key}: {first_line(error)}"
     if "list" in str(kind):
         wanted = "a list such as [a,b]"
     optional = " or null" if type(None) in choices else ""

@@ -95,7 +95,7 @@ def _make(settings: AnySettings, folder: RunFolder) -> Run:
 
 
 def go_on(path: Path, files: Sequence[str], overrides: Sequence[str]) -> Run | str:
-    """The run in folder `path`, locked, as its last checkpoint left it.
+    """The run in folder `path`, locked, as its last checkpoint left it; new if it never had one.
 
     If it has done all that it was asked for, a line that says so. Raises UsageError.
     """
@@ -119,26 +119,42 @@ def _restored(folder: RunFolder, changes: Options) -> Run | str:
     settings = training_settings(stack(read_run_options(folder), changes))
     prepare_torch(settings.threads)
     with usage_errors():
-        newest = latest_checkpoint(folder.checkpoints)
-        checkpoint = load_checkpoint(newest)
-        if "trainer" not in checkpoint.tensors:
-            raise ValueError(f"{newest} holds an exported model, which cannot be trained on")
-        done = _done(checkpoint, newest)
-        kind = OfflineRun if isinstance(settings, GoalSettings) else TrainingRun
-        total = settings.total
-        if done >= total:
-            folder.release()
-            option = "updates" if kind is OfflineRun else "frames"
-            return (
-                f"{folder.path} has finished: {done} of {total} {kind.unit}; "
-                f"train longer with train.{option}={2 * done}"
-            )
-        run = _make(settings, folder)
-        try:
-            run.restore(checkpoint)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{newest} does not fit {folder.config}: {error}") from error
-        folder.write_config(_yaml(settings))
+        run = _make(settings, folder) if _is_new(folder) else _at_checkpoint(settings, folder)
+        if not isinstance(run, str):
+            folder.write_config(_yaml(settings))
+    return run
+
+
+def _is_new(folder: RunFolder) -> bool:
+    """Whether the run was killed before its first checkpoint, which comes before all metrics."""
+    saved = any(path.name.isdecimal() for path in folder.checkpoints.glob("*"))
+    return not saved and not (folder.path / "metrics.csv").exists()
+
+
+def _at_checkpoint(settings: AnySettings, folder: RunFolder) -> Run | str:
+    """The run as its last checkpoint left it, or a line that it has finished.
+
+    Raises ValueError or UsageError.
+    """
+    newest = latest_checkpoint(folder.checkpoints)
+    checkpoint = load_checkpoint(newest)
+    if "trainer" not in checkpoint.tensors:
+        raise ValueError(f"{newest} holds an exported model, which cannot be trained on")
+    done = _done(checkpoint, newest)
+    kind = OfflineRun if isinstance(settings, GoalSettings) else TrainingRun
+    total = settings.total
+    if done >= total:
+        folder.release()
+        option = "updates" if kind is OfflineRun else "frames"
+        return (
+            f"{folder.path} has finished: {done} of {total} {kind.unit}; "
+            f"train longer with train.{option}={2 * done}"
+        )
+    run = _make(settings, folder)
+    try:
+        run.restore(checkpoint)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{newest} does not fit {folder.config}: {error}") from error
     return run
 
 

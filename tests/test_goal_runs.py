@@ -128,6 +128,33 @@ def test_a_collection_goes_on_where_it_was_stopped(data: Path, tmp_path: Path) -
         assert torch.equal(one.episode.actions, other.episode.actions)
 
 
+@pytest.mark.parametrize(
+    ("policy", "other"),
+    [
+        ("scripted", "env.episode_frames=20"),
+        ("agent", "env.episode_frames=15"),
+        ("agent", "agent.exploration=0.01"),
+    ],
+)
+def test_a_collection_does_not_go_on_with_other_options(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, other: str
+) -> None:
+    source = ("planner=policy", f"run={run}") if policy == "agent" else (ENV,)
+    words = (*source, f"policy={policy}", "episodes=2", "steps=3", f"datasets={tmp_path}")
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.collect.write_dataset", interrupt)
+        assert telic("collect", *words).code == 130
+    parts = tmp_path / f".two-rooms-{policy}-v0.parts"
+    assert "collected with other options" in telic("collect", *words, other).error
+    # Notes of earlier versions did not tell.
+    note = parts / "facts.json"
+    facts = json.loads(note.read_text())
+    for key in ("agent", "episode_frames", "task"):
+        facts.pop(key, None)
+    note.write_text(json.dumps(facts))
+    assert telic("collect", *words).code == 0
+
+
 def test_a_record_in_blocks_is_what_blocks_of_actions_do(data: Path) -> None:
     env = make_env(EnvConfig("goal/two-rooms", action_block=4))
     fine = next(Dataset.open(data).read())
@@ -261,11 +288,31 @@ def test_a_training_on_data_goes_on_bit_for_bit(data: Path, run: Path, tmp_path:
     assert newest.name == "000000030"
     result = telic("train", f"resume={stopped}")
     assert result.code == 0 and "updates 30 to 40" in result.out
-    a, b = (load_checkpoint(latest_checkpoint(path / "checkpoints")) for path in (run, stopped))
+    assert_same_training(run, stopped)
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    a, b = (load_checkpoint(latest_checkpoint(path / "checkpoints")) for path in (one, other))
     for group, tensors in a.tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, b.tensors[group][name]), f"{group}/{name}"
-    assert list(map(repeatable, csv_rows(run))) == list(map(repeatable, csv_rows(stopped)))
+    assert list(map(repeatable, csv_rows(one))) == list(map(repeatable, csv_rows(other)))
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_training_on_data_killed_before_its_first_checkpoint_begins_anew(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.train.MetricsLogger", interrupt)
+        assert train(data, stopped).code == 130
+    result = telic("train", f"resume={stopped}")
+    assert result.code == 0 and "updates 0 to 40" in result.out
+    assert_same_training(run, stopped)
 
 
 def test_metrics_are_counted_in_updates(run: Path) -> None:
@@ -506,6 +553,15 @@ def test_targets_compare_success_and_time() -> None:
     # The longest plan decides: one of many budgets would reach them by luck.
     lucky = [cell("grasp", 250.0, 20, 20), cell("grasp", 1000.0, 20, None)]
     assert goal_targets(task, lucky)[0].met is False
+
+
+def test_success_is_told_for_every_budget() -> None:
+    rows = [cell("grasp", 25.0, 9, 9, 9, None, kind="closed")]
+    rows += [cell("grasp", 200.0, 9, 9, 9, 9, kind="closed")]
+    little, much = goal_targets("goal/two-rooms", rows)
+    assert little.met is False and "closed loop, 25 ms: grasp reaches 95 %" in little.text
+    assert little.measured.startswith("75 % (") and little.measured.endswith(" at H = 80")
+    assert much.met and "closed loop, 200 ms" in much.text and "100 % (" in much.measured
 
 
 def test_a_lead_is_over_the_best_of_the_others() -> None:

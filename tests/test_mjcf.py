@@ -1,5 +1,6 @@
 """`mujoco/PATH.xml`: a model of one's own with a task file, against MuJoCo stepped by hand."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,41 @@ def test_frames_are_steps_of_mujoco_and_actions_fill_the_native_range(tmp_path: 
         np.testing.assert_allclose(obs, [data.qpos[0], data.qvel[0]], rtol=1e-6)
         assert reward == pytest.approx(expected) and not terminated
     assert [step[3] for step in steps] == [False, False, True]
+
+
+def test_any_file_name_is_an_environment_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path)
+    ids = set()
+    for name in ("my robot", "my_robot", "größe (2)", "other/my robot"):
+        file = tmp_path / f"{name}.xml"
+        file.parent.mkdir(exist_ok=True)
+        for ending in (".xml", ".py"):
+            shutil.copy(tmp_path / f"box{ending}", file.with_suffix(ending))
+        env = make_env(f"mujoco/{file}")
+        assert env.unwrapped.spec is not None
+        ids.add(env.unwrapped.spec.id)
+    assert len(ids) == 4
+    checked = telic("check-env", f"env=mujoco/{tmp_path / 'my robot.xml'}")
+    assert checked.code == 0, checked
+
+
+def test_a_collection_does_not_go_on_with_another_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("minari", reason="datasets need it: telic[goals]")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    name = write(tmp_path)
+    shutil.copy(tmp_path / "box.py", tmp_path / "other.py")
+    words = (f"env={name}", "episodes=1", "steps=2", f"datasets={tmp_path}", "name=data")
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.collect.write_dataset", interrupt)
+        assert telic("collect", *words).code == 130
+    other = telic("collect", *words, f"env.task={tmp_path / 'other.py'}")
+    assert "collected with other options" in other.error
+    assert telic("collect", *words).code == 0
 
 
 def test_the_task_sees_action_and_state_and_ends_the_episode(tmp_path: Path) -> None:

@@ -195,6 +195,19 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same_training(folder, whole())
 
 
+def test_killed_before_its_first_checkpoint_it_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., Path]
+) -> None:
+    """Such as while W&B starts, which may take a minute."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.train.MetricsLogger", lambda *_: send(signal.SIGINT, times=2))
+        assert train(folder, *CEM).code == 130
+    assert tree(folder / "checkpoints") == {}
+    assert telic("train", f"resume={folder}").code == 0
+    assert_same_training(folder, whole(*CEM))
+
+
 def test_ctrl_c_of_a_terminal_saves_everything_and_says_how_to_go_on(tmp_path: Path) -> None:
     options = ("--config", "debug", "wandb.mode=offline", f"runs={tmp_path}", "name=a run")
     folder = tmp_path / "a run"

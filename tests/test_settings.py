@@ -8,9 +8,9 @@ import pytest
 from agents import AgentConfig
 from mpc import PLANNERS, PlannerConfig
 from scripts.option_help import comments, option_rows
-from scripts.options import read_yaml
+from scripts.options import read_yaml, typed
 from scripts.settings import GoalSettings, Settings, TrainConfig, load
-from scripts.usage import UsageError
+from scripts.usage import UsageError, usage_errors
 
 
 def refusal(*overrides: str) -> str:
@@ -138,6 +138,19 @@ def test_later_layers_win_and_another_planner_drops_foreign_options(tmp_path: Pa
 )
 def test_a_mistake_is_one_line_with_the_dotted_name(override: str, words: str) -> None:
     assert refusal(override).startswith(words)
+
+
+class Silent:
+    def __post_init__(self) -> None:
+        raise ValueError
+
+
+def test_a_mistake_that_says_nothing_is_told_by_its_kind() -> None:
+    with pytest.raises(UsageError, match=r"^ValueError$"), usage_errors():
+        raise ValueError
+    group = make_dataclass("Group", [("size", int, 1)], bases=(Silent,))
+    with pytest.raises(UsageError, match=r"^ValueError$"):
+        typed(group, {})
 
 
 def test_option_of_another_planner_names_the_planner() -> None:
