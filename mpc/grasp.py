@@ -240,6 +240,7 @@ class Grasp(Planner[GraspConfig]):
             if cfg.tolerance:
                 path = held(ends < done, before, path)
                 # While there is noise none may end: it would draw less of it than beside others.
+                # What a synchronising planner draws may still differ.
                 if i and not self._schedule.noise[i]:
                     settled = self._settled(losses[-2][0], losses[-1][0])
                     ends = torch.where(settled, ends.clamp_max(done), ends)

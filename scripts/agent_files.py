@@ -14,7 +14,7 @@ from agents import AgentConfig, MPCAgent
 from envs import EnvSpec
 from mpc import Planner, Reward
 from scripts.usage import first_line
-from scripts.version import code_digest, code_version
+from scripts.version import code_version
 from world_models import (
     Checkpoint,
     CheckpointError,
@@ -61,7 +61,6 @@ def describe(model: LatentModel | GoalModel, spec: EnvSpec, discount: float) -> 
     """The part of a checkpoint's meta data from which `load_model` makes the model again."""
     return {
         "version": code_version(),
-        "code": code_digest(),
         "kind": GOAL if isinstance(model, GoalModel) else "reward",
         "env": asdict(spec),
         "model": asdict(model.config),

@@ -36,7 +36,7 @@ from scripts.settings import build
 from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
-from scripts.version import code_digest
+from scripts.version import CODE
 
 SUITES: dict[str, type[Suite]] = {
     suite.name: suite for suite in (Latency, Truth, Horizon, Dmc, Goals)
@@ -73,7 +73,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         if code == INTERRUPTED:
             return code
         store.drop(suite.outdated)
-        store.take(suite.given())
+        store.give(suite.given())
         measure(suite, cells, raw, store, console)
     except KeyboardInterrupt:
         kept = f"{len(store.rows)} of {len(cells)} cells kept in {path}; the same command goes on"
@@ -143,11 +143,9 @@ def measure(
     missing = [(i, cell) for i, cell in enumerate(cells) if not store.has(cell.key)]
     if len(missing) < len(cells):
         console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
-    earlier = [row for row in store.rows if row.get("code", code_digest()) != code_digest()]
-    if earlier:
-        console.print(
-            f"{len(earlier)} of them by other code; to measure all anew remove {store.path}"
-        )
+    others = sum(row["code"] != CODE for row in store.rows)
+    if others:
+        console.print(f"{others} of them by other code; to measure them anew remove {store.path}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -162,7 +160,8 @@ def measure(
             store.add(cell.key, result)
             bar.advance(task)
             if not console.is_terminal:
-                console.print(f"  {len(store.rows)}/{len(cells)} {cell}")
+                done = sum(store.has(one.key) for one in cells)
+                console.print(f"  {done}/{len(cells)} {cell}")
 
         for _, cell in missing:
             if cell.timed:

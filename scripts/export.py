@@ -52,6 +52,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _write(loaded, draft, f"{done:09d}")
+            if path.exists():
+                shutil.rmtree(path)  # nothing but what a killed command left, see refuse_if_used
             draft.rename(path)
         except OSError as error:
             raise UsageError(f"cannot write to {path}: {error.strerror}") from error

@@ -302,10 +302,19 @@ def build(schema: type[S], raw: Mapping[str, Any]) -> S:
     return typed(make_dataclass(schema.__name__, planner, bases=(schema,), frozen=True), raw)
 
 
+# What trainings for rewards were like before config.yaml said so.
+BEFORE: dict[str, Any] = {
+    "loss": {"precision": "float32", "reconstruction": 0.0},
+    "train": {"episode_share": 1.0, "whole_after": 1.0},
+}
+
+
 def read_run_options(folder: RunFolder) -> dict[str, Any]:
     """The options that a run was started with. Raises UsageError naming the file if they fail."""
     raw = read_yaml(str(folder.config))
     try:
+        if training_schema(raw) is Settings:
+            raw = stack(BEFORE, raw)
         training_settings(raw)
     except UsageError as error:
         raise UsageError(f"{folder.config}: {error}") from None

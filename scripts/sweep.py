@@ -128,16 +128,17 @@ def slots(members: Sequence[Member], workers: int | None) -> int:
     return workers or max(1, (os.cpu_count() or 1) // members[0].settings.threads)
 
 
-def plan(files: Sequence[str], overrides: Sequence[str], *, may_grow: bool = True) -> list[Member]:
+def plan(files: Sequence[str], overrides: Sequence[str], *, exact: bool = False) -> list[Member]:
     """The trainings that `overrides` ask for; those that have finished are marked as skipped.
 
     Raises UsageError for options that no training could start with, and where a run folder holds
-    a run of other settings. With `may_grow` one of fewer `train.frames` is continued to more.
+    a run of other settings. Unless `exact`, one of fewer `train.frames` is continued to more, and
+    one may have been evaluated at other frames.
     """
     last = {item.partition("=")[0]: item for item in overrides}  # of an option given twice
     axes = [_values(item) for item in last.values()]
     varied = [axis[0].partition("=")[0] for axis in axes if len(axis) > 1]
-    members = [_member(files, choice, varied, may_grow) for choice in itertools.product(*axes)]
+    members = [_member(files, choice, varied, exact) for choice in itertools.product(*axes)]
     folders = [member.folder for member in members]
     for folder in folders:
         if folders.count(folder) > 1:
@@ -167,7 +168,7 @@ def _values(item: str) -> list[str]:
 
 
 def _member(
-    files: Sequence[str], overrides: Sequence[str], varied: Sequence[str], may_grow: bool
+    files: Sequence[str], overrides: Sequence[str], varied: Sequence[str], exact: bool
 ) -> Member:
     options = read_options(files, overrides)
     if training_schema(options) is not Settings:
@@ -185,7 +186,7 @@ def _member(
             return member
         stored = build(Settings, read_run_options(RunFolder.open(member.folder)))
     was, asked = (dict(flat(options_of(each))) for each in (stored, settings))
-    difference = _difference(was, asked, may_grow)
+    difference = _difference(was, asked, exact)
     if difference:
         raise UsageError(
             f"{member.folder} holds a run with other settings: {difference}; choose another runs="
@@ -195,8 +196,8 @@ def _member(
     if seen and max(seen) >= settings.train.frames:
         member.state = "skipped"
     changed = [
-        f"{key}={as_word(value)}"
-        for key, value in asked.items()
+        f"{key}={json.dumps(value)}"
+        for key, value in flat(options)
         if key.partition(".")[0] in CHANGEABLE and was[key] != value
     ]
     member.command = [*train, f"resume={member.folder}", *changed]
@@ -207,19 +208,15 @@ def _configs(files: Sequence[str]) -> list[str]:
     return [word for file in files for word in ("--config", file)]
 
 
-def _difference(was: Mapping[str, Any], asked: Mapping[str, Any], may_grow: bool) -> str:
-    """The first option that makes what a training learns another than asked for, or nothing."""
+def _difference(was: Mapping[str, Any], asked: Mapping[str, Any], exact: bool) -> str:
+    """The first option that makes a training another than the one asked for, or nothing."""
+    free = [key for key in LOOKING if not (exact and key == "train.eval_every")]
     for key, value in asked.items():
-        without_effect = key.partition(".")[0] in ("wandb", "device", *PLACES) or key in LOOKING
-        grows = may_grow and key == "train.frames" and was[key] < value
+        without_effect = key.partition(".")[0] in ("wandb", "device", *PLACES) or key in free
+        grows = not exact and key == "train.frames" and was[key] < value
         if was.get(key) != value and not without_effect and not grows:
             return f"{key} is {was.get(key)}, not {value}"
     return ""
-
-
-def as_word(value: Any) -> str:
-    """An option's value as it is written on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def options_of(settings: Settings) -> dict[str, Any]:

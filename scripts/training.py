@@ -32,6 +32,7 @@ from scripts.reference import published_return, reference_curves
 from scripts.run_folder import RunFolder
 from scripts.settings import Settings, make_planner_from, prepare_torch, resolve_device
 from scripts.stopwatch import COMPONENTS, WHOLE, Stopwatch
+from scripts.version import CODE
 from world_models import (
     METRICS,
     Checkpoint,
@@ -123,6 +124,7 @@ class TrainingRun:
         self.steps = 0  # control steps taken, in all environments together
         self.learning = False  # whether the first updates have been made
         self.plan_row: dict[str, float] = {}  # of the last plan before a resume
+        self.made_by: list[dict[str, Any]] = []  # code and machines that trained before a resume
         self.seconds = 0.0  # spent in `advance`: everything but evaluations and checkpoints
         self.stopwatch = Stopwatch()
         self.metrics: MetricsLogger | None = None
@@ -239,6 +241,8 @@ class TrainingRun:
         """Write a checkpoint from which `restore` goes on exactly."""
         path = self.folder.checkpoints / f"{self.frames:09d}"
         first = self.replay.added - len(self.replay.spans)
+        at_once, precision = int(os.environ.get(AT_ONCE, 1)), self.trainer.precision
+        now = {"code": CODE, **machine(), "precision": precision, "at_once": at_once}
         meta = {
             **describe(self.trainer.averaged, self.spec, self.discount),
             "frames": self.frames,
@@ -249,11 +253,7 @@ class TrainingRun:
             "planner": asdict(self.settings.planner),
             "plan_row": self._plan_row(),
             "seconds": self.seconds,
-            "machine": machine()
-            | {
-                "precision": self.trainer.precision,
-                "at_once": int(os.environ.get(AT_ONCE, 1)),
-            },
+            "made_by": [*self.made_by, *([now] if now not in self.made_by else [])],
         }
         tensors = {
             "model": self.trainer.averaged.state_dict(),
@@ -298,6 +298,7 @@ class TrainingRun:
         self.random.restore(tensors["random"])
         self.steps, self.learning = meta["steps"], meta["learning"]
         self.plan_row, self.seconds = meta["plan_row"], meta["seconds"]
+        self.made_by = meta.get("made_by", [{}])  # earlier versions did not note it
         if changed.any():
             logger.warning("%s did not repeat the episode in progress", self.spec.name)
             self.memory = self.agent.forget(self.memory, changed)

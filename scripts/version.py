@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,10 +17,12 @@ def code_version() -> str:
         return "unknown"
 
 
-@cache
-def code_digest() -> str:
-    """Twelve hexadecimal digits that stand for all of telic's Python code."""
+def _digest() -> str:
     here, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for name in PACKAGES for path in (here / name).rglob("*.py")):
         digest.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+# Twelve hexadecimal digits that stand for all of telic's Python code, as it is loaded.
+CODE = _digest()

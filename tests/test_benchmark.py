@@ -28,6 +28,7 @@ from scripts.benchmarks.store import CellStore
 from scripts.benchmarks.suite import Target
 from scripts.hardware import cpu_name
 from scripts.options import Options
+from scripts.version import CODE
 
 TINY_MODEL = ("model.latent_dim=8", "model.hidden_dim=8", "model.bins=5")
 TINY_LATENCY = (
@@ -655,8 +656,9 @@ def test_dmc_trains_once_evaluates_and_compares(tmp_path: Path) -> None:
     assert "3 of 4 cells are finished already" in anew.out
     second = results(tmp_path, "dmc")["cells"][0]["result"]
     assert second["returns"] == first["returns"] and second["seconds"] != first["seconds"]
-    refused = telic("benchmark", *options, "train.updates_per_step=2")
-    assert "other settings: train.updates_per_step is 1, not 2" in refused.error
+    for option in ("train.updates_per_step", "train.eval_every"):
+        refused = telic("benchmark", *options, f"{option}=50")
+        assert f"other settings: {option} is" in refused.error
 
 
 def test_dmc_says_that_nothing_was_learned(tmp_path: Path) -> None:
@@ -679,7 +681,7 @@ def test_processors_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     """Half of a table from a file, whose run is gone; the whole is that of one command."""
-    options = (*TINY_DMC, "tasks=cartpole-balance", f"runs={tmp_path / 'runs'}", "workers=1")
+    options = (*TINY_DMC, "tasks=cartpole-balance", f"runs={tmp_path / 'runs'}", "workers=2")
     assert telic("benchmark", *options, "seeds=1", f"out={tmp_path / 'a'}").code == 0
     file = tmp_path / "a" / "dmc.json"
     shutil.rmtree(tmp_path / "runs")
@@ -691,12 +693,29 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     assert [row["cell"]["seed"] for row in cells] == [2, 1]
     assert cells[1] == results(tmp_path / "a", "dmc")["cells"][0]
     text = (tmp_path / "both" / "dmc.md").read_text()
-    used = cells[0]["result"]["machine"]["precision"]
+    (maker,) = cells[0]["result"]["made_by"]
     took = sorted(row["result"]["seconds"][-1] / 60 for row in cells)
     minutes = f"{took[0]:.1f} to {took[1]:.1f} minutes"
-    assert f"{used}, 1 at a time (2 trainings, {minutes})" in text
+    assert f"{maker['precision']}, 2 at a time (2 trainings, {minutes})" in text
+    assert f"(code {maker['code']})" in text and maker["code"] == CODE
 
+    # Files of earlier versions tell less.
     content, changed = json.loads(file.read_text()), tmp_path / "changed.json"
+    old = json.loads(file.read_text())
+    for name in ("episode_share", "whole_after"):
+        del old["basis"]["facts"]["terms"]["grasp"][f"train.{name}"]
+    for key in ("date", "code"):
+        del old["cells"][0][key]
+    for key in ("made_by", "agent"):
+        del old["cells"][0]["result"][key]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    before = (*options, "seeds=1", f"out={tmp_path / 'old'}", f"results={tmp_path / 'old.json'}")
+    assert telic("benchmark", *before, "train.episode_share=1").code == 0
+    text = (tmp_path / "old" / "dmc.md").read_text()
+    assert f", {old['date']}, " in text and text.count("(code not noted)") == 2
+    assert "Trained on: not noted (1 training, " in text
+    assert "is of train.episode_share=1.0, not 0.5" in telic("benchmark", *before).error
+
     content["cells"][0]["result"]["returns"][0] += 1
     changed.write_text(json.dumps(content))
     refused = (
@@ -723,6 +742,7 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
         ("seeds=-1", "seeds must list different values from 0 on, got [-1]"),
         ("loss.batch_size=0", "batch_size must be at least 1, got 0"),
         ("planner.horizn=3", "did you mean 'planner.horizon'?"),
+        ("loss.lr=0.1,0.2", "list values of tasks, seeds and planner only"),
         ("train.frames=100", "train.frames is set by suite=dmc; use frames=50000"),
         ("train.eval_episodes=3", "train.eval_episodes is set by suite=dmc; use episodes=20"),
         ("env.name=dmc/cup-catch", "env.name is set by suite=dmc; use tasks=reacher-easy"),
@@ -756,6 +776,8 @@ def test_a_cell_measured_again_replaces_the_old_one(tmp_path: Path) -> None:
     store.drop(lambda row: row["result"]["score"] == 1.0)
     assert not store.has(key)
     store.add(key, {"score": 2.0})
+    store.give([{"cell": {"planner": "grasp"}, "result": {"score": 3.0}}])
+    assert store.has({"planner": "grasp"}) and store.result({"planner": "grasp"}) == {"score": 3.0}
     store.close()
     again = CellStore(path, {}, "abc")
     assert [row["result"]["score"] for row in again.rows] == [2.0]

@@ -9,7 +9,8 @@ from agents import AgentConfig
 from mpc import PLANNERS, PlannerConfig
 from scripts.option_help import comments, option_rows
 from scripts.options import read_yaml, typed
-from scripts.settings import GoalSettings, Settings, TrainConfig, load
+from scripts.run_folder import RunFolder
+from scripts.settings import GoalSettings, Settings, TrainConfig, load, read_run_options
 from scripts.usage import UsageError, usage_errors
 
 
@@ -203,3 +204,16 @@ def test_help_rows_hold_every_option_with_default_and_comment() -> None:
     assert rows["planner"] == ("grasp", "see `telic list planners`")
     assert rows["planner.horizon"] == ("3", "control steps")  # of a base class
     assert comments(TrainConfig).keys() == vars(TrainConfig()).keys()
+
+
+def test_what_a_run_of_an_earlier_version_does_not_say_is_as_it_was_then(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "env: {name: gym/Pendulum-v1}\n")
+    found = read_run_options(folder)
+    assert found["train"] == {"episode_share": 1.0, "whole_after": 1.0}
+    assert found["loss"] == {"precision": "float32", "reconstruction": 0.0}
+    folder.write_config("train: {episode_share: 0.5, frames: 70}\nloss: {precision: auto}\n")
+    assert read_run_options(folder)["train"]["episode_share"] == 0.5
+    assert read_run_options(folder)["loss"]["precision"] == "auto"
+    goals = "data: folder\ntrain: {objective: goal}\n"
+    folder.write_config(goals)
+    assert "loss" not in read_run_options(folder)

@@ -151,8 +151,9 @@ def test_a_sweep_trains_skips_what_has_finished_and_refuses_other_settings(tmp_p
         member = plan(files, [*same, *options])[0]
         assert member.state == "waiting"
         assert {f"resume={tmp_path / RUN}", "train.frames=200"} <= set(member.command)
+        assert not [word for word in member.command if word.startswith(("wandb.", "device="))]
         with pytest.raises(UsageError, match=r"other settings: train\.frames is 130, not 200"):
-            plan(files, [*same, *options], may_grow=False)
+            plan(files, [*same, *options], exact=True)
     for option in ("train.frames=100", "train.patience=3"):
         with pytest.raises(UsageError, match=f"other settings: {option.partition('=')[0]} is"):
             plan(["debug"], [*TINY[2:], f"runs={tmp_path}", option])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ from scripts.run_results import PER_RUN, flat
 from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
-from scripts.sweep import Member, as_word, options_of, plan, slots, sweep
+from scripts.sweep import Member, options_of, plan, slots, sweep
 from scripts.terminal import counted
 from scripts.usage import UsageError
 from world_models import CheckpointError, latest_checkpoint, load_checkpoint
@@ -95,7 +96,7 @@ class Dmc(Suite):
     summary = "training on dm_control from states, beside the published returns"
     Settings = DmcSettings
     GROUPS = ("env", "agent", "model", "loss", "train", "replay", "wandb")
-    SET_HERE: ClassVar = {
+    FIXED: ClassVar = {
         "env.name": "tasks=reacher-easy",
         "train.frames": "frames=50000",
         "train.eval_episodes": "episodes=20",
@@ -104,10 +105,6 @@ class Dmc(Suite):
 
     def __init__(self, settings: DmcSettings, choice: PlannerChoice, changes: Options) -> None:
         super().__init__(settings, choice, changes)
-        given = dict(flat(changes))
-        for option, instead in self.SET_HERE.items():
-            if option in given:
-                raise UsageError(f"{option} is set by suite={self.name}; use {instead}")
         common: dict[str, Any] = {
             "runs": settings.runs,
             "env": ",".join(f"dmc/{task}" for task in settings.tasks),
@@ -118,8 +115,10 @@ class Dmc(Suite):
             "train.eval_episodes": settings.episodes,
         }
         common |= flat({"planner": choice.options, **changes})
-        words = [f"{key}={as_word(value)}" for key, value in common.items()]
-        self.members = plan([], words, may_grow=False)
+        words = [f"{key}={_word(value)}" for key, value in common.items()]
+        self.members = plan([], words, exact=True)
+        if len(self.members) > len(choice.names) * len(settings.tasks) * len(settings.seeds):
+            raise UsageError("list values of tasks, seeds and planner only; others have one")
         self.earlier = EarlierResults(settings.results, self.name)
         rows = self.earlier.rows(self.facts()["terms"])
         self._given = [row for row in rows if any(row["cell"] == _key(m) for m in self.members)]
@@ -190,7 +189,7 @@ class Dmc(Suite):
         metrics = member.folder / "metrics.csv"
         names = {part: f"time/{part}_ms" for part in (*COMPONENTS, WHOLE)}
         spent = {part: read_column(metrics, name)[1] for part, name in names.items()}
-        result = {
+        return {
             "returns": score.returns,
             "frames": frames,  # of the evaluations during the training
             "curve": returns,
@@ -198,9 +197,8 @@ class Dmc(Suite):
             "ms": {part: values[-1] for part, values in spent.items() if values},
             "version": meta["version"],
             "agent": _identity(meta),
+            "made_by": meta.get("made_by", []),
         }
-        # Earlier versions did not note these.
-        return result | {key: meta[key] for key in ("code", "machine") if key in meta}
 
     def report(self, rows: Rows) -> Report:
         """Returns beside the published ones, time, and the targets, for every planner."""
@@ -218,7 +216,7 @@ class Dmc(Suite):
         )
         if self.changes or self.choice.options:
             options = flat({"planner": self.choice.options, **self.changes})
-            protocol += f" Options: `{' '.join(f'{k}={as_word(v)}' for k, v in options)}`."
+            protocol += f" Options: `{' '.join(f'{k}={_word(v)}' for k, v in options)}`."
         trained = [row["result"] for row in rows if "returns" in row["result"]]
         versions = sorted({_version(result) for result in trained})
         protocol += f" Trained by telic {', '.join(versions)}." if trained else ""
@@ -410,23 +408,30 @@ def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"self_test": meta["self_test"], "seconds": meta["seconds"]}
 
 
+def _makers(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The code and machines that trained in turn; what was not noted is left out."""
+    earlier = [result["machine"]] if "machine" in result else []
+    return result.get("made_by", earlier) or [{}]
+
+
 def _version(result: Mapping[str, Any]) -> str:
     """Of the code that trained."""
-    code = f" (code {result['code']})" if "code" in result else ""
-    return f"{result['version']}{code}"
+    codes = dict.fromkeys(one.get("code", "not noted") for one in _makers(result))
+    return f"{result['version']} (code {', then '.join(codes)})"
 
 
 def _machines(results: Sequence[Mapping[str, Any]]) -> str:
     """The machines that trained, how many of the agents each, and in how many minutes."""
     took: dict[str, list[float]] = defaultdict(list)
     for result in results:
-        one, name = result.get("machine"), "machines that were not noted"
-        if one is not None:
-            name = (
-                f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
-                f"{one['at_once']} at a time"
-            )
-        took[name].append(result["seconds"][-1] / 60)
+        names = dict.fromkeys(
+            f"{one['cpu']}, {one['cores']} cores, torch {one['torch']}, {one['precision']}, "
+            f"{one['at_once']} at a time"
+            if "cpu" in one
+            else "not noted"
+            for one in _makers(result)
+        )
+        took[", then ".join(names)].append(result["seconds"][-1] / 60)
     return "; ".join(
         f"{name} ({counted(len(times), 'training')}, {min(times):.1f} to {max(times):.1f} minutes)"
         for name, times in took.items()
@@ -435,3 +440,8 @@ def _machines(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _thousands(frames: Sequence[int]) -> list[float]:
     return [f / 1000 for f in frames]
+
+
+def _word(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)

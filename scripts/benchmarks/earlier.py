@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.run_results import flat
+from scripts.settings import BEFORE
 from scripts.usage import UsageError
 
 Terms = Mapping[str, Any]  # of one planner: the options by which trainings and evaluations went
@@ -62,7 +64,7 @@ def _require_same(file: str, terms: Mapping[str, Terms], planner: str, own: Term
     """Raise UsageError unless a file's `terms` of a planner are `own`."""
     if planner not in terms:
         raise UsageError(f"results: {file} does not tell by which options {planner} was trained")
-    theirs = terms[planner]
+    theirs = {**dict(flat(BEFORE)), **terms[planner]}
     for key in sorted({*own, *theirs}):
         if own.get(key) != theirs.get(key):
             raise UsageError(

@@ -116,9 +116,9 @@ class Goals(Suite):
     GROUPS = CHANGES
     MORE = (*MORE, *goal_rows())
     FIXED: ClassVar = {
-        "horizon": "horizons=8 (closed loop) and spans=20,80 (open loop)",
-        "iterations": "closed=50 and open=60,250: as many as fit",
-        "deadline_ms": "closed=50 and open=60,250",
+        "planner.horizon": "horizons=8 (closed loop) and spans=20,80 (open loop)",
+        "planner.iterations": "closed=50 and open=60,250: as many as fit",
+        "planner.deadline_ms": "closed=50 and open=60,250",
     }
 
     def __init__(self, settings: GoalsSettings, choice: PlannerChoice, changes: Options) -> None:

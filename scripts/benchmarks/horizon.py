@@ -78,9 +78,9 @@ class Horizon(Suite):
     MORE = MORE
     WITHOUT = ("out", "workers")
     FIXED: ClassVar = {
-        "horizon": "horizons=3,12",
-        "iterations": "budgets=10,40: as many as fit",
-        "deadline_ms": "budgets=10,40",
+        "planner.horizon": "horizons=3,12",
+        "planner.iterations": "budgets=10,40: as many as fit",
+        "planner.deadline_ms": "budgets=10,40",
     }
 
     def __init__(self, settings: HorizonSettings, choice: PlannerChoice, changes: Options) -> None:

@@ -152,10 +152,10 @@ class Latency(Suite):
     summary = "milliseconds and model calls of warm plans on a random latent model"
     Settings = LatencySettings
     FIXED: ClassVar = {
-        "horizon": "horizons=10,25",
-        "compile": "compile=false,true",
-        "iterations": "its default for whole plans, counts=2,6 for the time of one",
-        "deadline_ms": "no deadline where time is what is measured",
+        "planner.horizon": "horizons=10,25",
+        "planner.compile": "compile=false,true",
+        "planner.iterations": "its default for whole plans, counts=2,6 for the time of one",
+        "planner.deadline_ms": "no deadline where time is what is measured",
     }
 
     @classmethod

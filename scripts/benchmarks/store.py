@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.evaluate import without_nan
 from scripts.usage import UsageError
-from scripts.version import code_digest
+from scripts.version import CODE
 
 Row = Mapping[str, Any]  # {"cell": key, "result":, "date": of the measurement, "code": its digest}
 
@@ -26,6 +26,7 @@ class CellStore:
         """Open or begin the file; UsageError if it can't be written or is for other settings."""
         self.path = path
         self._rows: dict[str, Row] = {}
+        self._given: dict[str, Row] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
@@ -42,22 +43,23 @@ class CellStore:
         elif lines[0].get("hash") != hash:
             self._file.close()
             raise UsageError(f"{path} holds cells of other settings; remove it or choose out=")
-        self.take(lines[1:])
-        # What was skipped, such as for a training that had failed, is tried again.
-        self.drop(lambda row: "skipped" in row["result"])
+        self._rows = _by_name(lines[1:])
+        # What was skipped, such as for a training that had failed, is tried again, and so is what
+        # an earlier version measured, which did not say when.
+        self.drop(lambda row: "skipped" in row["result"] or "date" not in row)
 
     @property
     def rows(self) -> list[Row]:
-        """All finished cells."""
+        """The finished cells of the file."""
         return list(self._rows.values())
 
     def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether the cell is finished."""
-        return _name(key) in self._rows
+        """Whether the cell is finished, or was given."""
+        return _name(key) in self._rows | self._given
 
     def row(self, key: Mapping[str, Any]) -> Row:
-        """A finished cell."""
-        return self._rows[_name(key)]
+        """A cell that is finished or was given."""
+        return (self._rows | self._given)[_name(key)]
 
     def result(self, key: Mapping[str, Any] | None) -> dict[str, Any]:
         """The result of a finished cell; of none nothing."""
@@ -65,24 +67,24 @@ class CellStore:
 
     def add(self, key: dict[str, Any], result: dict[str, Any]) -> None:
         """Keep a cell that has just been finished."""
-        date, code = str(datetime.date.today()), code_digest()
-        row = without_nan({"cell": key, "result": result, "date": date, "code": code})
+        date = str(datetime.date.today())
+        row: Row = without_nan({"cell": key, "result": result, "date": date, "code": CODE})
         self._append(row)
-        self.take([row])
+        self._rows[_name(key)] = row
 
-    def take(self, rows: Iterable[Row]) -> None:
-        """Have these cells, too, without writing them."""
-        self._rows |= {_name(row["cell"]): row for row in rows}
+    def give(self, rows: Iterable[Row]) -> None:
+        """Have these cells, too, which were measured elsewhere and are not written."""
+        self._given = _by_name(rows)
 
     def drop(self, which: Callable[[Row], bool]) -> None:
-        """Have no more the cells of which `which` is true."""
+        """Have no more the finished cells of which `which` is true."""
         self._rows = {name: row for name, row in self._rows.items() if not which(row)}
 
     def close(self) -> None:
         """Let other processes write."""
         self._file.close()
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, row: Row) -> None:
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
@@ -101,3 +103,7 @@ class CellStore:
 
 def _name(key: Mapping[str, Any]) -> str:
     return json.dumps(key, sort_keys=True)
+
+
+def _by_name(rows: Iterable[Row]) -> dict[str, Row]:
+    return {_name(row["cell"]): row for row in rows}

@@ -20,6 +20,7 @@ from scripts.benchmarks.store import Row
 from scripts.hardware import machine
 from scripts.loading import PlannerChoice
 from scripts.options import Options
+from scripts.run_results import flat
 from scripts.settings import build, make_planner_from, prepare_torch, require_seed
 from scripts.usage import UsageError
 from scripts.version import code_version
@@ -114,14 +115,15 @@ class Suite(ABC):
     GROUPS: ClassVar[tuple[str, ...]] = ()  # groups of options beside `planner`
     MORE: ClassVar[Sequence[tuple[str, str, str]]] = ()  # how the help shows those
     WITHOUT: ClassVar[tuple[str, ...]] = ("out",)  # settings that results do not depend on
-    FIXED: ClassVar[Mapping[str, str]] = {}  # planner options that the suite sets: what to use
+    FIXED: ClassVar[Mapping[str, str]] = {}  # options that the suite sets: what to use instead
 
     def __init__(self, settings: Any, choice: PlannerChoice, changes: Options) -> None:
         self.settings, self.choice, self.changes = settings, choice, changes
         prepare_torch(settings.threads)
+        given = dict(flat({"planner": choice.options, **changes}))
         for option, instead in self.FIXED.items():
-            if option in choice.options:
-                raise UsageError(f"planner.{option} is set by suite={self.name}; use {instead}")
+            if option in given:
+                raise UsageError(f"{option} is set by suite={self.name}; use {instead}")
 
     @property
     def workers(self) -> int:
@@ -234,7 +236,7 @@ def document(suite: Suite, report: Report, command: str, rows: Rows) -> str:
     """The report on `rows` as a Markdown document."""
     found = suite.basis["machine"]
     dates = sorted({row["date"] for row in rows})
-    codes = sorted({row["code"] for row in rows if "code" in row})
+    codes = sorted({row.get("code", "not noted") for row in rows})
     origin = (
         f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {found['cpu']}, "
         f"{found['cores']} cores, "

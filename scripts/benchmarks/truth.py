@@ -166,9 +166,9 @@ class Truth(Suite):
     summary = "gap to the best known cost over time, on exact models: no learning error"
     Settings = TruthSettings
     FIXED: ClassVar = {
-        "horizon": "horizon=25",
-        "iterations": "iterations=1,10,100",
-        "deadline_ms": "budgets=10,40",
+        "planner.horizon": "horizon=25",
+        "planner.iterations": "iterations=1,10,100",
+        "planner.deadline_ms": "budgets=10,40",
     }
 
     @classmethod
