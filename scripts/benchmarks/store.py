@@ -55,11 +55,11 @@ class CellStore:
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether the cell is finished, or was given."""
-        return _name(key) in self._rows | self._given
+        return _name(key) in self._given or _name(key) in self._rows
 
     def row(self, key: Mapping[str, Any]) -> Row:
         """A cell that is finished or was given."""
-        return (self._rows | self._given)[_name(key)]
+        return self._given.get(_name(key)) or self._rows[_name(key)]
 
     def result(self, key: Mapping[str, Any] | None) -> dict[str, Any]:
         """The result of a finished cell; of none nothing."""
