@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
-from mpc.history import newest, push
-from mpc.rollout import after
+from mpc.history import push
+from mpc.rollout import follow
 
 # Plans a chunk, told which share of the whole will be planned then.
 Search = Callable[[Problem, WarmStart | None, float], Plan]
@@ -32,30 +33,38 @@ def plan_in_chunks(
     """Plan chunks of `size` control steps in turn and stitch them together.
 
     Every chunk aims at the objective's own end and begins where the actions of the one before it
-    lead after all but its last `overlap` steps, which exist so that no chunk is short-sighted. To
-    roll them out takes H model calls in all, and gives the cost of the whole (`follow`).
+    lead after all but its last `overlap` steps, which exist so that no chunk is short-sighted. What
+    is rolled out on the way, in H model calls, is the whole plan, and gives its cost (`follow`).
     """
-    model, window, plans, kept_steps = problem.model, problem.state, [], []
-    weight: Tensor | float = 1.0
-    cost: Tensor | float = 0.0
-    for first, steps, kept in chunks(problem.horizon, size, overlap):
-        part = replace(problem, state=window, horizon=steps)
-        warm = None if warm_start is None else cut(warm_start, first, steps)
-        plan = search(part, warm, (first + steps) / problem.horizon)
-        for action in plan.actions[:, :kept].unbind(1):
-            transition = model.predict(window, action)
-            cost = cost + weight * problem.objective.stage(transition)
-            weight = weight * after(transition, problem.discount)
-            window = push(model, window, transition.next)
-        plans.append(plan)
-        kept_steps.append(kept)
+    window, plans, kept_steps = problem.state, [], []
+    ahead, pending = chunks(problem.horizon, size, overlap), deque[Tensor]()
+
+    def choose(t: int, z: Tensor) -> Tensor:
+        nonlocal window
+        window = push(problem.model, window, z) if t else window
+        if not pending:
+            first, steps, kept = next(ahead)
+            part = replace(problem, state=window, horizon=steps)
+            warm = None if warm_start is None else cut(warm_start, first, steps)
+            plans.append(search(part, warm, (first + steps) / problem.horizon))
+            kept_steps.append(kept)
+            pending.extend(plans[-1].actions[:, :kept].unbind(1))
+        return pending.popleft()
+
+    cost, _ = follow(
+        problem.model,
+        problem.objective,
+        problem.discount,
+        problem.state,
+        problem.horizon,
+        choose,
+    )
 
     def stitched(part: Callable[[Plan], Tensor]) -> Tensor:
         return torch.cat([part(p)[:, :k] for p, k in zip(plans, kept_steps, strict=True)], 1)
 
     actions = stitched(lambda plan: plan.actions)
     states = torch.cat([stitched(lambda plan: plan.states), plans[-1].states[:, -1:]], 1)
-    cost = cost + weight * problem.objective.terminal(model, newest(model, window))
     found = [plan.diagnostics for plan in plans]
     defects = [f.defect for f in found if f.defect is not None]
     diagnostics = Diagnostics(
@@ -65,8 +74,8 @@ def plan_in_chunks(
         defect=torch.stack(defects).amax(0) if defects else None,
         trace=found[-1].trace,
     )
-    warm = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
-    return Plan(actions, cost, states, warm, diagnostics)
+    after = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
+    return Plan(actions, cost, states, after, diagnostics)
 
 
 def cut(warm_start: WarmStart, first: int, steps: int) -> WarmStart:

@@ -160,8 +160,7 @@ def measure(
             store.add(cell.key, result)
             bar.advance(task)
             if not console.is_terminal:
-                done = sum(store.has(one.key) for one in cells)
-                console.print(f"  {done}/{len(cells)} {cell}")
+                console.print(f"  {bar.tasks[task].completed:.0f}/{len(cells)} {cell}")
 
         for _, cell in missing:
             if cell.timed:

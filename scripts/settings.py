@@ -313,12 +313,10 @@ def read_run_options(folder: RunFolder) -> dict[str, Any]:
     """The options that a run was started with. Raises UsageError naming the file if they fail."""
     raw = read_yaml(str(folder.config))
     try:
-        if training_schema(raw) is Settings:
-            raw = stack(BEFORE, raw)
         training_settings(raw)
     except UsageError as error:
         raise UsageError(f"{folder.config}: {error}") from None
-    return raw
+    return stack(BEFORE, raw) if training_schema(raw) is Settings else raw
 
 
 def make_planner_from(config: PlannerConfig) -> Planner[Any]:

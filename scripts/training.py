@@ -253,7 +253,7 @@ class TrainingRun:
             "planner": asdict(self.settings.planner),
             "plan_row": self._plan_row(),
             "seconds": self.seconds,
-            "made_by": [*self.made_by, *([now] if now not in self.made_by else [])],
+            "made_by": self.made_by if now in self.made_by else [*self.made_by, now],
         }
         tensors = {
             "model": self.trainer.averaged.state_dict(),

@@ -429,22 +429,29 @@ def test_a_warm_start_without_states_is_left_alone(
     torch.testing.assert_close(found.states[:, 4], problem.state + 1.0)
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """The virtual states that plans of GRASP begin with, and the actions beside them."""
+    found = []
+
+    def keep(problem: Problem, warm: Any, start: Start, *more: Any) -> Any:
+        states, calls = initial_states(problem, warm, start, *more)
+        found.append((states, start.actions))
+        return states, calls
+
+    monkeypatch.setattr("mpc.grasp.initial_states", keep)
+    return found
+
+
 @pytest.mark.parametrize("leads", [0, 8])
 def test_actions_handed_over_alone_begin_with_the_states_of_their_rollout(
     leads: int,
     latent_task: Problem,
     plan: Callable[..., Plan],
     count_calls: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    begun: list[tuple[Tensor, Tensor]],
 ) -> None:
     """Not with those of a lead or of the policy, whose place they take."""
-    begun = []
-
-    def keep(*arguments: Any) -> Any:
-        states, calls = initial_states(*arguments)
-        begun.append(states)
-        return states, calls
-
     options = {"leads": leads, "restarts": 3}
     cold = plan("grasp", latent_task, **options)
     known = torch.tensor([True, False, True])
@@ -453,13 +460,11 @@ def test_actions_handed_over_alone_begin_with_the_states_of_their_rollout(
     found = plan("grasp", latent_task, warm, **options)
     assert found.diagnostics.forward_calls == len(calls.rows)
     torch.testing.assert_close(found.actions[~known], cold.actions[~known])
-    monkeypatch.setattr("mpc.grasp.initial_states", keep)
-    for start in (None, warm):
-        plan("grasp", latent_task, start, **options)
     arguments = (latent_task.model, latent_task.objective, latent_task.discount)
     _, states = trajectory_cost(*arguments, latent_task.state, warm.actions)
-    torch.testing.assert_close(begun[1][known, 0], states[known])
-    assert torch.equal(begun[1][~known], begun[0][~known])
+    (from_cold, _), (from_warm, _) = begun
+    torch.testing.assert_close(from_warm[known, 0], states[known])
+    assert torch.equal(from_warm[~known], from_cold[~known])
 
 
 def first_states(
@@ -499,19 +504,10 @@ def test_states_from_the_policys_rollout_have_no_defect_before_the_last(
     latent_task: Problem,
     plan: Callable[..., Plan],
     defect: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    begun: list[tuple[Tensor, Tensor]],
 ) -> None:
-    seen = []
-    original = initial_states
-
-    def keep(*arguments: Any) -> Any:
-        states, calls = original(*arguments)
-        seen.append((states, arguments[2].actions))
-        return states, calls
-
-    monkeypatch.setattr("mpc.grasp.initial_states", keep)
     plan("grasp", latent_task, restarts=4)
-    states, actions = seen[0]
+    states, actions = begun[0]
     gaps = defect(latent_task.model, states[..., :-1, :], actions[..., :-1, :])
     assert float(gaps.max()) < 1e-9
 

@@ -217,3 +217,6 @@ def test_what_a_run_of_an_earlier_version_does_not_say_is_as_it_was_then(tmp_pat
     goals = "data: folder\ntrain: {objective: goal}\n"
     folder.write_config(goals)
     assert "loss" not in read_run_options(folder)
+    folder.write_config("loss: [1]\n")
+    with pytest.raises(UsageError, match=r"config.yaml: loss is a group of options"):
+        read_run_options(folder)

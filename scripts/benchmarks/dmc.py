@@ -180,13 +180,13 @@ class Dmc(Suite):
             return {"skipped": f"its training has not finished, see {member.log}"}
         loaded = open_run(str(member.folder), None, "auto", {})
         meta = loaded.trained.checkpoint.meta
-        frames, returns = read_column(member.folder / "metrics.csv", "eval/return")
+        metrics = member.folder / "metrics.csv"
+        frames, returns = read_column(metrics, "eval/return")
         if not frames:
             return {"skipped": f"its training ended before anything was learned, see {member.log}"}
         agent = loaded.make_agent(member.settings.planner.name, {})
         same = EvaluateSettings(run="", episodes=self.settings.episodes, seed=self.settings.seed)
         score = evaluate_planner(loaded, agent, make_protocol(loaded, same), decisions=20)
-        metrics = member.folder / "metrics.csv"
         names = {part: f"time/{part}_ms" for part in (*COMPONENTS, WHOLE)}
         spent = {part: read_column(metrics, name)[1] for part, name in names.items()}
         return {
