@@ -163,7 +163,8 @@ class MPCAgent:
                 amount = share * warm.std[:, age]
             amount = amount.masked_fill(share == 0, 0.0)
             action = self._actions.explore(action, amount, memory.rng)
-        result = action.to("cpu", torch.float32).numpy()
+        # A copy: what is done to it must not reach the plan in memory.
+        result = action.to("cpu", torch.float32, copy=True).numpy()
         seconds = time.perf_counter() - started
         return result, replace(memory, age=age + 1, seconds=seconds)
 
@@ -174,8 +175,10 @@ class MPCAgent:
         if not (self._actions.averages and known):
             return amount
         one = torch.ones_like(amount)
-        above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
-        return torch.maximum(amount, 0.5 * (above - below))
+        ends = self.model.policy(z.unsqueeze(1).expand(-1, 2, -1), torch.stack([one, -one], 1))
+        # Where the policy is not finite its spread tells nothing.
+        spread = (0.5 * (ends[:, 0] - ends[:, 1])).nan_to_num(0.0, 0.0, 0.0)
+        return torch.maximum(amount, spread)
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:
         """Drop the plans of rows whose episode ended, `done` (B,); the others stay warm."""

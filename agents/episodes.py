@@ -55,10 +55,12 @@ def run_episodes(
         for i, env in enumerate(envs):
             if not running[i]:
                 continue
-            obs[i], reward, terminated, truncated, _ = env.step(actions[i])
+            seen, reward, terminated, truncated, _ = env.step(actions[i])
             records[i].rewards.append(float(reward))
             records[i].terminated = bool(terminated)
             running[i] = not (terminated or truncated)
+            if running[i]:  # else planning goes on from what was seen before, and is not used
+                obs[i] = seen
     for record in records:
         record.fallbacks = memory.fallbacks
     return records

@@ -22,7 +22,7 @@ from mpc.objectives import (
 from mpc.planner import Planner, PlannerConfig
 from mpc.registry import PLANNERS, Registry, make_planner, nearest, register
 from mpc.rollout import trajectory_cost
-from mpc.warm_start import forget, shift
+from mpc.warm_start import first_actions, forget, shift
 
 __all__ = [
     "PLANNERS",
@@ -47,6 +47,7 @@ __all__ = [
     "WorldModel",
     "action_space",
     "baselines",
+    "first_actions",
     "forget",
     "gradient",
     "grasp",

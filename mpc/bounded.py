@@ -48,32 +48,25 @@ class Bounded(WorldModel):
         return self._split(self.model.decode, z)
 
     def step(self, z: Tensor, a: Tensor) -> Tensor:
-        """Next latent: (..., h * Z), (..., A) -> (..., Z)."""
-        return self._split(self.model.step, z, a)
+        """Next latent: (B, ..., h * Z), (B, ..., A) -> (B, ..., Z)."""
+        return self._by_problem(lambda model, z, a: model.step(z, a), z, a)
 
     def reward(self, z: Tensor, a: Tensor) -> Tensor:
-        """Reward of a control step: (..., h * Z), (..., A) -> (...)."""
-        return self._split(self.model.reward, z, a)
+        """Reward of a control step: (B, ..., h * Z), (B, ..., A) -> (B, ...)."""
+        return self._by_problem(lambda model, z, a: model.reward(z, a), z, a)
 
     def value(self, z: Tensor) -> Tensor:
-        """Discounted return of the policy prior: (..., Z) -> (...)."""
-        return self._split(self.model.value, z)
+        """Discounted return of the policy prior: (B, ..., Z) -> (B, ...)."""
+        return self._by_problem(lambda model, z: model.value(z), z)
 
     def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         """Action of the policy prior: (B, ..., Z) -> (B, ..., A)."""
         inputs = (z,) if noise is None else (z, noise)
-        if z.shape[:-1].numel() <= self.rows:
-            return self.model.policy(*inputs)
-        problems = torch.arange(z.shape[0], device=z.device).view(-1, *(1,) * (z.dim() - 1))
-
-        def call(problem: Tensor, *piece: Tensor) -> Tensor:
-            return self.model.for_problems(problem[:, 0]).policy(*piece)
-
-        return self._split(call, problems, *inputs)
+        return self._by_problem(lambda model, *x: model.policy(*x), *inputs)
 
     def distance(self, z: Tensor, goal: Tensor) -> Tensor:
-        """Control steps from `z` to `goal`, (..., Z) each, that broadcast: (...)."""
-        return self._split(self.model.distance, z, goal)
+        """Control steps from `z` to `goal`, (B, ..., Z) each, that broadcast: (B, ...)."""
+        return self._by_problem(lambda model, z, goal: model.distance(z, goal), z, goal)
 
     def for_problems(self, index: Tensor) -> Bounded:
         """That of the model, bounded alike."""
@@ -81,7 +74,20 @@ class Bounded(WorldModel):
 
     def predict(self, z: Tensor, a: Tensor) -> Transition:
         """Everything about one control step."""
-        return Transition(z, a, *self._split(lambda z, a: self.model.predict(z, a)[2:], z, a))
+        found = self._by_problem(lambda model, z, a: model.predict(z, a)[2:], z, a)
+        return Transition(z, a, *found)
+
+    def _by_problem(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
+        """`call` of the model and `inputs`, (B, ..., any) each, that broadcast."""
+        shape = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+        if shape.numel() <= self.rows:
+            return call(self.model, *inputs)
+        problems = torch.arange(shape[0], device=inputs[0].device).view(-1, *(1,) * len(shape))
+
+        def piece(problem: Tensor, *rows: Tensor) -> Any:
+            return call(self.model.for_problems(problem[:, 0]), *rows)
+
+        return self._split(piece, problems, *inputs)
 
     def _split(self, call: Callable[..., Any], *inputs: Tensor) -> Any:
         """`call` of all rows of `inputs`, (..., any) each, that broadcast, piece by piece."""

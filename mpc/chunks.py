@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
 from mpc.history import push
-from mpc.rollout import follow
+from mpc.rollout import defect, follow
 
 # Plans a chunk, told which share of the whole will be planned then.
 Search = Callable[[Problem, WarmStart | None, float], Plan]
@@ -26,7 +26,6 @@ def chunks(horizon: int, size: int, overlap: int) -> Iterator[tuple[int, int, in
     yield first, horizon - first, horizon - first
 
 
-@torch.no_grad()
 def plan_in_chunks(
     search: Search, problem: Problem, warm_start: WarmStart | None, size: int, overlap: int
 ) -> Plan:
@@ -60,21 +59,28 @@ def plan_in_chunks(
         choose,
     )
 
-    def stitched(part: Callable[[Plan], Tensor]) -> Tensor:
-        return torch.cat([part(p)[:, :k] for p, k in zip(plans, kept_steps, strict=True)], 1)
+    def stitched(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([x[:, :k] for x, k in zip(parts, kept_steps, strict=True)], 1)
 
-    actions = stitched(lambda plan: plan.actions)
-    states = torch.cat([stitched(lambda plan: plan.states), plans[-1].states[:, -1:]], 1)
+    actions = stitched([plan.actions for plan in plans])
+    states = stitched([plan.states for plan in plans])
+    states = torch.cat([states, plans[-1].states[:, -1:]], 1)
     found = [plan.diagnostics for plan in plans]
-    defects = [f.defect for f in found if f.defect is not None]
+    lifted = found[0].defect is not None
     diagnostics = Diagnostics(
         iterations=sum(f.iterations for f in found),
-        forward_calls=sum(f.forward_calls for f in found) + problem.horizon,
+        forward_calls=sum(f.forward_calls for f in found) + problem.horizon + lifted,
         backward_calls=sum(f.backward_calls for f in found),
-        defect=torch.stack(defects).amax(0) if defects else None,
-        trace=found[-1].trace,
+        # Of the whole path, which may jump where one chunk ends and the next begins.
+        defect=defect(problem.model, problem.state, states, actions) if lifted else None,
+        trace={name: torch.cat([f.trace[name] for f in found]) for name in found[0].trace},
     )
-    after = WarmStart(stitched(lambda plan: plan.warm_start.actions), states)
+    spreads = [std for plan in plans if (std := plan.warm_start.std) is not None]
+    after = WarmStart(
+        stitched([plan.warm_start.actions for plan in plans]),
+        states,
+        std=stitched(spreads) if spreads else None,
+    )
     return Plan(actions, cost, states, after, diagnostics)
 
 

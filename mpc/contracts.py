@@ -122,7 +122,10 @@ class Objective(ABC):
         """Cost of stopping at `z` (..., Z) after the horizon: (...)."""
 
     def shaping(self, model: WorldModel, transition: Transition, discount: float) -> Tensor:
-        """Dense one-step signal of lifted planners: stage + discounted terminal of z'. (...)."""
+        """Dense one-step signal of lifted planners: stage + discounted terminal of z'. (...).
+
+        A lookahead over more than one control step adds up stages instead.
+        """
         ahead = discount * self.terminal(model, transition.next)
         if transition.continues is not None:
             ahead = ahead * transition.continues
@@ -226,7 +229,8 @@ class Plan:
     """What planning returns, for B problems, horizon H, A action numbers, Z latent numbers."""
 
     actions: Tensor  # (B, H, A), can be executed as they are
-    cost: Tensor  # (B,), predicted cost of `actions`
+    # (B,), predicted cost of `actions`; of their first `lead_steps` where GRASP chooses by those.
+    cost: Tensor
     states: Tensor  # (B, H + 1, Z), states[:, 0] is the current latent
     warm_start: WarmStart
     diagnostics: Diagnostics

@@ -13,7 +13,7 @@ from mpc.contracts import Problem, WarmStart
 from mpc.optim import Adam, annealed
 from mpc.planner import PlannerConfig
 from mpc.rollout import Rollouts, finite_or_worst, repeat, rounding
-from mpc.warm_start import fill, known_rows
+from mpc.warm_start import fill, first_actions, known_rows
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,7 @@ def restarts(
             first = fill(known, warm_start.actions, actions[:, 0])
             actions = torch.cat([first.unsqueeze(1), actions[:, 1:]], 1)
     else:
-        first = problem.actions.centre((batch, horizon), problem.state)
-        if warm_start is not None:
-            first = fill(known, warm_start.actions, first)
-        actions = first.unsqueeze(1) + cfg.init_std * noise
+        actions = first_actions(problem, warm_start).unsqueeze(1) + cfg.init_std * noise
     return Start(problem.actions.project(actions), states, calls)
 
 

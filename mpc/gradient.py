@@ -21,7 +21,6 @@ class Gradient(Planner[RestartConfig]):
         super().__init__(config)
         self._rollouts = rollouts_for(config.compiles, config.horizon)
 
-    @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Improve all restarts; the plan is the cheapest sequence met on the way."""
         cfg = self.config

@@ -27,11 +27,11 @@ from mpc.contracts import (
 )
 from mpc.descent import rate_at, restarts
 from mpc.leads import best_leads, led_restarts, restarts_along
-from mpc.lifting import Lifted, LiftedConfig, defect, lifted_cost, lifted_loss
+from mpc.lifting import Lifted, LiftedConfig, lifted_cost, lifted_loss
 from mpc.optim import Adam, annealed, clip_norm, gradients
 from mpc.planner import Planner
 from mpc.registry import PLANNERS, make_planner, register
-from mpc.rollout import cheapest_of, pick, repeat, rollouts_for
+from mpc.rollout import cheapest_of, defect, pick, repeat, rollouts_for
 from mpc.virtual_states import (
     SCHEDULES,
     STATE_STARTS,
@@ -206,7 +206,6 @@ class Grasp(Planner[GraspConfig]):
             shared = {"horizon": config.horizon, "compile": config.compile}
             self._syncing = make_planner(config.sync_planner, **shared, **options)
 
-    @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate on states and actions; the cheapest restart is the plan."""
         cfg, space = self.config, problem.actions

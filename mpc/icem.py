@@ -56,7 +56,7 @@ class ICEM(CEM):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The cheaper of the best candidate and the new mean, in one rollout of both."""
         best = pick(candidates, cheapest_of(cost))
-        last = torch.stack([best, dist.mean], 1)
+        last = torch.stack([best, problem.actions.round(dist.mean)], 1)
         cost, states = self._roll_out(problem, last)
         chosen = cheapest_of(cost)
         return pick(last, chosen), pick(cost, chosen), pick(states, chosen)

@@ -158,13 +158,3 @@ def lifted_cost(
     move = model.predict(windows(model, window, states), actions)
     gap = distance(cfg.distance, move.next, states[..., 1:, :]).sum(-1)
     return path_cost(model, objective, discount, move, states) + cfg.defect * gap
-
-
-def defect(model: WorldModel, window: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-    """How far a path is from feasible: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
-
-    window (B, h * Z), states (B, ..., H + 1, Z), actions (B, ..., H, A) -> (B, ...).
-    One batched model call.
-    """
-    gap = model.step(windows(model, window, states), actions) - states[..., 1:, :]
-    return gap.square().mean((-2, -1)).sqrt() / model.latent_spread()

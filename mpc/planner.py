@@ -73,6 +73,7 @@ class Planner(ABC, Generic[C]):
         self.config = config
         self._pace = Pace(config.deadline_ms)
 
+    @torch.no_grad()
     def plan(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Best actions found. Same arguments and generator state, same plan.
 
@@ -81,8 +82,7 @@ class Planner(ABC, Generic[C]):
         """
         self._pace.begin(problem.state.device)
         if warm_start is not None:
-            shape = (problem.batch, problem.horizon, problem.actions.dim)
-            expect("warm start actions", warm_start.actions, *shape)
+            self._check(problem, warm_start)
         cfg = self.config
         if cfg.max_batch is not None:
             problem = replace(problem, model=Bounded(problem.model, cfg.max_batch))
@@ -99,6 +99,21 @@ class Planner(ABC, Generic[C]):
         overrun = self._pace.limit is not None and seconds > self._pace.limit
         found = replace(plan.diagnostics, seconds=seconds, overrun=overrun)
         return replace(plan, diagnostics=found)
+
+    @staticmethod
+    def _check(problem: Problem, warm_start: WarmStart) -> None:
+        batch, horizon, dim = problem.batch, problem.horizon, problem.actions.dim
+        expect("warm start actions", warm_start.actions, batch, horizon, dim)
+        shapes = {
+            "states": (batch, horizon + 1, problem.model.latent_dim),
+            "std": (batch, horizon, dim),
+            "elites": (batch, horizon, None, dim),
+            "known": (batch,),
+        }
+        for name, shape in shapes.items():
+            value = getattr(warm_start, name)
+            if value is not None:
+                expect(f"warm start {name}", value, *shape)
 
     def iterations(self, count: int) -> Iterator[int]:
         """What a planner loops over: 0 .. count - 1, ending early to keep the deadline."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from mpc.actions import ActionSpace
 from mpc.compilation import compiled
 from mpc.contracts import Objective, Transition, WorldModel
-from mpc.history import newest, push
+from mpc.history import newest, push, windows
 from mpc.optim import Adam, clip_norm, gradients
 
 
@@ -138,6 +138,16 @@ def policy_rollout(
         else:
             actions.append(space.project(model.policy(states[-1]) + std * draw))
     return torch.stack(actions, -2), torch.stack(states, -2)
+
+
+def defect(model: WorldModel, window: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+    """How far a path is from feasible: root mean square of f(s_t, a_t) - s_{t+1} over the spread.
+
+    window (B, h * Z), states (B, ..., H + 1, Z), actions (B, ..., H, A) -> (B, ...).
+    One batched model call.
+    """
+    gap = model.step(windows(model, window, states), actions) - states[..., 1:, :]
+    return gap.square().mean((-2, -1)).sqrt() / model.latent_spread()
 
 
 class Step(NamedTuple):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mpc.actions import Distribution
-from mpc.contracts import Diagnostics, Plan, Problem, WarmStart, expect
+from mpc.contracts import Diagnostics, Plan, Problem, WarmStart
 from mpc.noise import coloured
 from mpc.planner import Planner, PlannerConfig
 from mpc.registry import register
 from mpc.rollout import cheapest_of, finite_or_worst, pick, repeat, rollouts_for
-from mpc.warm_start import fill, known_rows
+from mpc.warm_start import fill, first_actions, known_rows
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ S = TypeVar("S", bound=SamplingConfig)
 class SamplingPlanner(Planner[S]):
     """Draw candidates around a distribution, score them in the model, refit, repeat."""
 
+    Config = SamplingConfig
     narrows = True  # whether the spread of the distribution says how sure the planner is
     first_std = 1.0  # spread that a plan begins with; actions lie in [-1, 1]
     kept = 0  # best candidates that compete again in the next iteration
@@ -70,7 +71,6 @@ class SamplingPlanner(Planner[S]):
     def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
         """Next distribution from candidates (B, N, H, A) and their cost (B, N)."""
 
-    @torch.no_grad()
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
         """Iterate sample and refit, then `finish`.
 
@@ -129,7 +129,8 @@ class SamplingPlanner(Planner[S]):
 
         `candidates` (B, N, H, A) and their `cost` (B, N) are those of the last iteration.
         """
-        return dist.mean, *self._roll_out(problem, dist.mean)
+        mean = problem.actions.round(dist.mean)
+        return mean, *self._roll_out(problem, mean)
 
     def _roll_out(self, problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Cost and states of one sequence (B, H, A) or N of them (B, N, H, A) per problem."""
@@ -146,15 +147,10 @@ class SamplingPlanner(Planner[S]):
         known = known_rows(warm_start, problem.batch, problem.state.device)
         if not self.kept or warm_start is None or warm_start.elites is None:
             return None, known
-        shape = (problem.batch, problem.horizon, None, problem.actions.dim)
-        expect("warm start elites", warm_start.elites, *shape)
         return warm_start.elites.transpose(1, 2)[:, : self.kept], known
 
     def _start(self, problem: Problem, warm_start: WarmStart | None) -> Distribution:
-        mean = problem.actions.centre((problem.batch, problem.horizon), problem.state)
-        if warm_start is not None:
-            known = known_rows(warm_start, problem.batch, problem.state.device)
-            mean = fill(known, warm_start.actions, mean)
+        mean = first_actions(problem, warm_start)
         std = torch.full_like(mean, self.first_std)
         return problem.actions.distribution(mean, std)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mpc.contracts import WarmStart
+from mpc.contracts import Problem, WarmStart
 
 
 def shift(warm_start: WarmStart, steps: int = 1) -> WarmStart:
@@ -38,6 +38,17 @@ def known_rows(warm_start: WarmStart | None, batch: int, device: torch.device) -
     if warm_start.known is None:
         return torch.ones(batch, dtype=torch.bool, device=device)
     return warm_start.known
+
+
+def first_actions(problem: Problem, warm_start: WarmStart | None) -> Tensor:
+    """Relaxed actions (B, H, A) to start from: the warm start's, or the middle of the action space.
+
+    The middle also for the rows that a warm start knows nothing of.
+    """
+    middle = problem.actions.centre((problem.batch, problem.horizon), problem.state)
+    if warm_start is None:
+        return middle
+    return fill(known_rows(warm_start, problem.batch, middle.device), warm_start.actions, middle)
 
 
 def fill(known: Tensor, warm: Tensor, cold: Tensor) -> Tensor:

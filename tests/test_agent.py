@@ -325,6 +325,27 @@ def test_a_forgotten_row_does_not_fall_back_to_the_last_episode(
     np.testing.assert_allclose(actions[:, 0], [0.11, 0.0, 0.20], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["grasp", "gradient", "cem", "policy"])
+def test_a_broken_observation_is_not_explored_from(
+    name: str, searching: Callable[..., MPCAgent]
+) -> None:
+    """The policy's spread is not finite there either; the noise is of the least width then."""
+    agent = searching(name)
+    _, memory = agent.act(np.zeros((2, 3)), agent.start(0))
+    broken = np.array([[np.nan, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    calm, after = agent.act(broken, memory)
+    bold, _ = agent.act(broken, memory, explore=0.5)
+    assert after.fallbacks == 1 and np.isfinite(bold).all()
+    assert (bold != calm).all()
+
+
+def test_what_is_done_to_actions_does_not_reach_the_plan(homing: Any) -> None:
+    agent = MPCAgent(homing, make_planner("policy"), Effort(), 1.0)
+    actions, memory = agent.act(np.ones((1, 2), np.float32), agent.start(0))
+    actions *= 0.0
+    assert memory.plan is not None and memory.plan.actions[:, 0].tolist() == [[-1.0, -1.0]]
+
+
 @pytest.mark.parametrize("name", ["cem", "mppi", "icem", "random_shooting", "gradient", "grasp"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_no_planner_gets_a_broken_model_executed(
@@ -436,6 +457,23 @@ def test_exploration_is_as_wide_as_an_unsure_policy(
     unsure, sure = bold.T
     assert unsure.std() == pytest.approx(0.72, rel=0.05), "a normal distribution cut off at 1"
     assert sure.std() == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_policy_with_a_goal_for_each_problem_explores_around_each(batch: int, drift: Any) -> None:
+    """Its deviation is 0.6 where the goal is ahead, 0.1 where it is behind."""
+
+    class To(drift):
+        goal = torch.tensor([1.0, -1.0, 1.0])[:batch]
+
+        def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+            goal = self.goal.view(-1, *(1,) * (z.dim() - 1)).expand_as(z)
+            wide = 0.1 + 0.5 * (goal > 0)
+            return 0.0 * z if noise is None else wide * noise
+
+    agent = MPCAgent(To(), make_planner("zero"), Effort(), 1.0, AgentConfig(exploration=0.0))
+    draws = [agent.act(np.zeros((batch, 2)), agent.start(k), explore=1.0)[0] for k in range(300)]
+    assert np.std(draws, (0, 2))[:2] == pytest.approx([0.55, 0.1], rel=0.1)  # cut off at 1
 
 
 @pytest.mark.parametrize("name", ["zero", "cem", "gradient"])
@@ -551,6 +589,16 @@ def test_every_decision_is_shown(walker: MPCAgent, walks: list[Walk]) -> None:
 def test_seeds_and_environments_must_match(walker: MPCAgent, walks: list[Walk]) -> None:
     with pytest.raises(ValueError):
         run_episodes(walker, walks, [1, 2, 3])
+
+
+def test_what_is_seen_last_is_not_planned_from(walker: MPCAgent) -> None:
+    class Breaking(Walk):
+        def step(self, action: np.ndarray) -> Any:
+            obs, reward, terminated, *rest = super().step(action)
+            return np.full_like(obs, np.nan) if terminated else obs, reward, terminated, *rest
+
+    records = run_episodes(walker, [Breaking(ends=1), Walk(limit=3)], [1, 2])
+    assert [r.fallbacks for r in records] == [0, 0]
 
 
 def test_fallbacks_are_reported(scripted: Callable[..., MPCAgent], drift: Any) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mpc import PLANNERS, PlannerConfig
+from mpc import PLANNERS, Plan, PlannerConfig, Problem, Registry, WarmStart, forget
 
-PAGE = (Path(__file__).parents[1] / "docs" / "planners.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "planners.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", PAGE, flags=re.M)[1:]}
 BUILT_IN = [name for name in PLANNERS.names() if PLANNERS[name].__module__.startswith("mpc.")]
 
@@ -51,3 +53,25 @@ def test_the_check_finds_a_wrong_default() -> None:
 def test_no_option_is_described_that_does_not_exist() -> None:
     known = {option for name in BUILT_IN for option in PLANNERS[name].Config.options()}
     assert set(re.findall(r"^\| `(\w+)` \| ", PAGE, flags=re.M)) - {*BUILT_IN} == known
+
+
+def test_the_planner_of_the_readme_keeps_the_contract(
+    latent_task: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans without a graph, and cold where rows were forgotten."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = [x for x in re.findall(r"```python\n(.*?)```", text, re.S) if "@register" in x]
+    known: Registry[Any] = Registry("planner", "telic.none")
+    monkeypatch.setattr("mpc.register", known.register)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    planner = found["Coast"](PlannerConfig(horizon=5))
+
+    def plan(warm: WarmStart | None) -> Plan:
+        return planner.plan(latent_task, warm, torch.Generator())
+
+    cold = plan(None)
+    assert not cold.cost.requires_grad and not cold.states.requires_grad
+    moving = WarmStart(torch.full_like(cold.actions, 0.5))
+    warm = plan(forget(moving, torch.tensor([False, True, False])))
+    assert warm.actions[:, 0, 0].tolist() == [0.5, 0.0, 0.5]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mpc import PLANNERS, Plan, Problem, make_planner, shift, trajectory_cost
+from mpc import PLANNERS, GoalDistance, Plan, Problem, make_planner, shift, trajectory_cost
 from mpc.bounded import Bounded
 from mpc.chunks import chunks, cut
 from mpc.contracts import WarmStart
@@ -28,6 +28,31 @@ def test_a_bounded_plan_is_the_same_plan(
     torch.testing.assert_close(pieces.actions, whole.actions)
     torch.testing.assert_close(pieces.cost, whole.cost)
     torch.testing.assert_close(pieces.states, whole.states)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("name", ["grasp", "cem", "gradient", "zero"])
+def test_bounded_calls_keep_to_their_problems(
+    name: str, rows: int, drift: Any, plan: Callable[..., Plan]
+) -> None:
+    """Every problem moves by a gain of its own."""
+
+    class Geared(drift):
+        def __init__(self, gain: torch.Tensor) -> None:
+            super().__init__()
+            self.gain = gain
+
+        def for_problems(self, index: torch.Tensor) -> Any:
+            return Geared(self.gain[index])
+
+        def step(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+            return z + self.gain.view(-1, *(1,) * (a.dim() - 1)) * a
+
+    model, goal = Geared(torch.tensor([1.0, 3.0, 0.5]).double()), torch.ones(3, 2).double()
+    problem = Problem(model, GoalDistance(goal), 0.0 * goal, 4, model.action_space)
+    whole, pieces = plan(name, problem), plan(name, problem, max_batch=rows)
+    torch.testing.assert_close(pieces.actions, whole.actions)
+    torch.testing.assert_close(pieces.cost, whole.cost)
 
 
 def test_no_call_is_larger_than_the_bound(
@@ -116,6 +141,21 @@ def test_a_chunk_begins_where_the_kept_actions_lead(
     )
     firsts = [first for first, *_ in chunks(14, 6, overlap)]
     torch.testing.assert_close(torch.stack(begun, 1), states[:, firsts])
+
+
+@pytest.mark.parametrize("name", ["gradient", "cem", "grasp"])
+def test_chunks_tell_of_all_of_them(
+    name: str, integrator: Problem, plan: Callable[..., Plan], defect: Callable[..., torch.Tensor]
+) -> None:
+    problem = replace(integrator, horizon=14)
+    found = plan(name, problem, chunk=6, overlap=2, iterations=5)
+    assert found.diagnostics.iterations == 15  # three chunks
+    assert {len(x) for x in found.diagnostics.trace.values()} <= {15, 18}
+    assert (found.warm_start.std is not None) == (name == "cem")
+    if name == "grasp":
+        assert found.diagnostics.defect is not None
+        measured = defect(problem.model, found.states, found.actions)
+        torch.testing.assert_close(found.diagnostics.defect, measured)
 
 
 @pytest.mark.parametrize("name", ["gradient", "cem", "grasp"])

@@ -19,6 +19,9 @@ from mpc import (
     make_planner,
     shift,
 )
+from mpc.actions import Distribution
+from mpc.rollout import pick
+from mpc.sampling import SamplingConfig, SamplingPlanner
 from mpc.warm_start import fill
 from world_models import PointMass
 
@@ -311,6 +314,29 @@ def test_a_warm_start_of_another_size_is_refused(
     single = plan(name, row(latent_task, 0), **of).warm_start
     with pytest.raises(ValueError, match=r"got \(1, 5, 2\)"):
         plan(name, latent_task, single, **of)
+    fitting = plan(name, latent_task, **of).warm_start
+    for part, shape in {"states": (3, 5, 8), "std": (3, 4, 2), "known": (2,)}.items():
+        with pytest.raises(ValueError, match=rf"warm start {part}: expected"):
+            plan(name, latent_task, replace(fitting, **{part: torch.ones(shape)}), **of)
+
+
+def test_two_methods_are_a_sampling_planner_and_the_trunk_keeps_bounds(
+    integrator: Problem, rng: Callable[[int], torch.Generator]
+) -> None:
+    class Overshooting(SamplingPlanner[SamplingConfig]):
+        def sample(self, dist: Distribution, noise: Tensor) -> Tensor:
+            return dist.draw(noise)
+
+        def refit(self, dist: Distribution, candidates: Tensor, cost: Tensor) -> Distribution:
+            best = pick(candidates, cost.argmin(1))
+            return replace(dist, mean=dist.mean + 2.0 * (best - dist.mean))
+
+    planner = Overshooting(SamplingConfig(horizon=5, samples=40))
+    far = replace(integrator, state=9.0 * integrator.state)
+    found = planner.plan(far, None, rng(0))
+    assert found.actions.abs().max() == 1.0
+    torch.testing.assert_close(found.cost, rollout_cost(far, found.actions)[0])
+    assert isinstance(Overshooting.Config(), SamplingConfig)
 
 
 @every_planner
