@@ -23,7 +23,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig
 from envs.registry import Suite, unknown_environment
-from envs.rendering import MujocoPictures, select_gl_backend
+from envs.rendering import MujocoPictures, picture_metadata, select_gl_backend
 from envs.spaces import number_labels
 
 EPISODE_FRAMES = 1000  # of every suite task with a time limit of its own
@@ -33,15 +33,16 @@ SHORT_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}
 class DmControlEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
     """A dm_control suite task; observation parts are concatenated in the suite's order, (O,).
 
-    A discount of 0 terminates. Diverged physics truncates, with the last sound observation, reward
-    0 and the reason in `info["physics_error"]`: nothing says that the state itself was worthless.
+    Actuators without control limits, as those of lqr, take [-1, 1]. A discount of 0 terminates.
+    Diverged physics truncates, with the last sound observation, reward 0 and the reason in
+    `info["physics_error"]`: nothing says that the state itself was worthless.
     """
 
     def __init__(self, name: str, env: Environment, render: bool):
         self._env = env
         self.spec = gymnasium.envs.registration.EnvSpec(id=name)
         self.dt = float(env.control_timestep())
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
+        self.metadata = picture_metadata(self.dt)
         self.render_mode = "rgb_array" if render else None
         parts = env.observation_spec()
         self.obs_names = tuple(
@@ -49,7 +50,10 @@ class DmControlEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
         )
         self.observation_space = spaces.Box(-np.inf, np.inf, (len(self.obs_names),), np.float32)
         bounds = env.action_spec()
-        low, high = (np.broadcast_to(b, bounds.shape) for b in (bounds.minimum, bounds.maximum))
+        # For those dm_control says +-1e10, at which physics diverge.
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        low = np.where(limited, bounds.minimum, -1.0)
+        high = np.where(limited, bounds.maximum, 1.0)
         self.action_space = spaces.Box(low, high, dtype=np.float64)
         self._obs = np.zeros(len(self.obs_names), np.float32)
         # quadruped-escape asks dm_control for an OpenGL context on every reset, drawn or not.

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from envs.dmc import dm_suite
 from envs.goals import GoalSimulation, unbounded
-from envs.rendering import MARKS, MujocoPictures, select_gl_backend
+from envs.rendering import MARKS, MujocoPictures, picture_metadata, select_gl_backend
 
 SHOULDER, WRIST = 0, 1
 NEAR = 0.05  # rad, of either joint
@@ -35,7 +35,7 @@ class GoalReacher(MujocoPictures, GoalSimulation):
         self.model = _model()
         self.data = mujoco.MjData(self.model)
         self.render_mode = "rgb_array" if render else None
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
+        self.metadata = picture_metadata(self.dt)
         self.observation_space = unbounded(5)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float64)
 

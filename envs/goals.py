@@ -6,10 +6,8 @@ terminates: when an episode counts as a success is up to the protocol of the eva
 `goal/<Gymnasium id>` is any environment of the registry that observes a `desired_goal`.
 """
 
-import io
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -21,7 +19,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs import gym
 from envs.config import EnvConfig
-from envs.registry import Suite, unknown_environment
+from envs.registry import Suite, closed_on_error
 
 EXTRA = "pip install 'telic[goals]'"
 
@@ -149,11 +147,11 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     """
     spec = TASKS.get(task)
     if spec is None:
-        if not _registered(task):
-            raise unknown_environment(config.name)
+        inner = gym.load(task, config, render)
         goals: Callable[[gymnasium.Env, EnvConfig], GoalTask]
         goals = import_module("envs.gym_goals").GymGoals
-        return goals(gym.load(task, config, render), config)
+        with closed_on_error(inner):
+            return goals(inner, config)
     try:
         make: Callable[[str, bool], GoalSimulation] = getattr(import_module(spec.module), spec.make)
         env = make(spec.variant, render)
@@ -163,21 +161,6 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
         ) from error
     frames = spec.episode_steps * (config.action_repeat or env.action_repeat)
     return TimeLimit(env, config.episode_frames or frames)
-
-
-def _registered(task: str) -> bool:
-    """Whether Gymnasium or, where it is installed, Gymnasium-Robotics has an id `task`."""
-    if ":" not in task and task not in gymnasium.registry:
-        with suppress(ModuleNotFoundError):
-            register_robotics()
-    return ":" in task or task in gymnasium.registry
-
-
-def register_robotics() -> None:
-    """Add Gymnasium-Robotics to Gymnasium's registry. Raises ModuleNotFoundError without it."""
-    with redirect_stderr(io.StringIO()):  # news about a few of its environments
-        robotics = import_module("gymnasium_robotics")
-    gymnasium.register_envs(robotics)
 
 
 def unbounded(size: int) -> spaces.Box:

@@ -37,12 +37,15 @@ class GymGoals(GoalTask):
         self._others = {k: part for k, part in space.spaces.items() if k not in (ACHIEVED, DESIRED)}
         labels = number_labels(ACHIEVED, achieved.shape)
         self.goal_dim = len(labels)
-        self.obs_names = (*labels, *observation_labels(spaces.Dict(self._others)))
+        for key, part in self._others.items():
+            labels += observation_labels(part, key)
+        self.obs_names = tuple(labels)
         self.observation_space = unbounded(len(self.obs_names))
         self.action_space, self.metadata = env.action_space, env.metadata
         self.spec, self.render_mode = env.spec, env.render_mode
         self.dt = getattr(env.unwrapped, "dt", None)
         self._require_rule()
+        self._fresh = True  # no episode has begun
 
     @property
     def mujoco_renderer(self) -> Any:
@@ -62,6 +65,10 @@ class GymGoals(GoalTask):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode, with the goal that the environment draws."""
         super().reset(seed=seed)
+        if seed is None and self._fresh:
+            # Else it would go on from the seed of the episode that the rule was tried in.
+            seed = int(self.np_random.integers(2**31))
+        self._fresh = False
         seen, info = self.inner.reset(seed=seed, options=options)
         self.goal = np.ravel(seen[DESIRED]).astype(np.float64)
         obs = self._flat(seen)

@@ -4,13 +4,13 @@ import math
 import os
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig, EnvSpec
 from envs.pixels import NUMBERS, STACK, PixelObservation
-from envs.registry import Suite, find_suite
-from envs.rendering import RenderingUnavailable, gl_backend_works
+from envs.registry import Suite, closed_on_error, find_suite
+from envs.rendering import RenderingUnavailable, gl_backend_works, picture_of
 from envs.spaces import check_actions, check_observations, choices_of, observation_labels
 from envs.wrappers import (
     ActionBlock,
@@ -43,20 +43,26 @@ def make_env(config: EnvConfig | str, render: bool = False) -> gymnasium.Env:
 
 def _make(config: EnvConfig, render: bool) -> gymnasium.Env:
     pixels = config.obs == "pixels"
-    suite, env = _load(config, render or pixels)
-    check_actions(config.name, env)
-    if not pixels:
-        check_observations(config.name, env)
-    spec = _describe(env, config, suite)
+    suite, native = _load(config, render or pixels)
+    with closed_on_error(native):
+        check_actions(config.name, native)
+        if not pixels:
+            check_observations(config.name, native)
+        env = _wrapped(native, _describe(native, config, suite), pixels)
+    if render or pixels:
+        with closed_on_error(env):
+            _draw_once(env, render)
+    return env
+
+
+def _wrapped(env: gymnasium.Env, spec: EnvSpec, pixels: bool) -> gymnasium.Env:
+    """What stands between a native environment and the agent, innermost first."""
     env = RepeatAction(env, spec.action_repeat)
     env = ChosenAction(env) if spec.choices else UnitAction(env)
     if spec.action_block > 1:
         env = ActionBlock(env, spec.action_block)
     env = PixelObservation(env) if pixels else flatten_observation(env)
-    env = Described(env, spec)
-    if render or pixels:
-        _draw_once(env, render)
-    return env
+    return Described(env, spec)
 
 
 def _load(config: EnvConfig, render: bool) -> tuple[Suite, gymnasium.Env]:
@@ -93,7 +99,7 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     box = actions if isinstance(actions, spaces.Box) else spaces.Box(0.0, 1.0, (0,))
     usual = getattr(env.unwrapped, "action_repeat", suite.action_repeat)
     repeat, block = config.action_repeat or usual, config.action_block
-    frames = env.spec.max_episode_steps if env.spec else config.episode_frames
+    frames = _frame_limit(env, config)
     labels = None
     if config.obs == "state":
         native = env.observation_space
@@ -115,6 +121,21 @@ def _describe(env: gymnasium.Env, config: EnvConfig, suite: Suite) -> EnvSpec:
     )
 
 
+def _frame_limit(env: gymnasium.Env, config: EnvConfig) -> int | None:
+    """Env frames after which an episode is truncated; None where nothing says so.
+
+    A `TimeLimit` counts even where it stands around an environment without a Gymnasium spec.
+    """
+    limits, spec = [], env.spec
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    if limits:
+        return min(limits)
+    return spec.max_episode_steps if spec else config.episode_frames
+
+
 def _frame_seconds(env: gymnasium.Env) -> float:
     """Simulated seconds per env frame: the environment's `dt`, else its frame rate, else 1/30."""
     dt = getattr(env.unwrapped, "dt", None)
@@ -127,12 +148,7 @@ def _draw_once(env: gymnasium.Env, render: bool) -> None:
     """Find out now, and not in the middle of a run, whether pictures can be made."""
     try:
         env.reset()
-        if not render:
-            return
-        picture = env.render()
+        if render:
+            picture_of(env)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        env.close()
         raise RenderingUnavailable(f"cannot render: {' '.join(str(error).split())}") from error
-    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8):
-        env.close()
-        raise RenderingUnavailable(f"cannot render: {env} gave no (H, W, 3) uint8 picture")

@@ -19,6 +19,7 @@ import hashlib
 import importlib.util
 import math
 import re
+import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -28,11 +29,12 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
 from gymnasium.wrappers import TimeLimit
 
 from envs.config import EnvConfig
 from envs.registry import Suite
-from envs.rendering import MujocoPictures, select_gl_backend
+from envs.rendering import MujocoPictures, picture_metadata, select_gl_backend
 from envs.spaces import number_labels
 
 EPISODE_FRAMES = 1000  # where the task file says nothing
@@ -57,7 +59,7 @@ class MujocoFileEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
         self.task = task
         self.spec = gymnasium.envs.registration.EnvSpec(id=_id(path))
         step = self.model.opt.timestep
-        wanted = float(getattr(task, "FRAME_SECONDS", step))
+        wanted = _constant(task, "FRAME_SECONDS", step)
         self._steps = max(1, round(wanted / step))
         if not math.isclose(self._steps * step, wanted, rel_tol=1e-6):
             raise ValueError(
@@ -65,13 +67,14 @@ class MujocoFileEnv(MujocoPictures, gymnasium.Env[np.ndarray, np.ndarray]):
                 f"timestep of {path}, {step:g} s"
             )
         self.dt = self._steps * step
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
+        self.metadata = picture_metadata(self.dt)
         self.render_mode = "rgb_array" if render else None
         self.action_space = _actuators(path, self.model)
         self._obs = np.zeros(0, np.float32)
         self.reset(seed=0)  # runs the task's functions once, so that mistakes show now
         self._reward()
         self._terminated()
+        self.np_random, _ = np_random()  # the seed was for that one episode
         self.observation_space = spaces.Box(-np.inf, np.inf, self._obs.shape, np.float32)
         self.obs_names = self._labels()
 
@@ -203,17 +206,32 @@ def _actuators(path: Path, model: mujoco.MjModel) -> spaces.Box:
 
 def _task(path: Path) -> ModuleType:
     """The task file as a module of its own. Raises ValueError where it cannot be one."""
-    spec = importlib.util.spec_from_file_location(f"telic_task_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"telic_task_{_id(path)}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise ValueError(f"{path} cannot be loaded: {_where(error, module)}") from error
     if not callable(getattr(module, "reward", None)):
         raise ValueError(f"{path} must define reward(model, data)")
     return module
+
+
+def _constant(task: ModuleType, name: str, default: float, whole: bool = False) -> float:
+    """A constant of the task file. Raises ValueError unless it is a (whole) number above 0."""
+    value = getattr(task, name, default)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf or (whole and number % 1):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{task.__file__}: {name} = {value!r} is no {kind} above 0")
+    return number
 
 
 def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
@@ -230,8 +248,8 @@ def load(task: str, config: EnvConfig, render: bool) -> gymnasium.Env:
     if render:
         select_gl_backend()
     module = _task(file)
-    frames = config.episode_frames or int(getattr(module, "EPISODE_FRAMES", EPISODE_FRAMES))
-    return TimeLimit(MujocoFileEnv(path, module, render), frames)
+    own = config.episode_frames or _constant(module, "EPISODE_FRAMES", EPISODE_FRAMES, whole=True)
+    return TimeLimit(MujocoFileEnv(path, module, render), int(own))
 
 
 SUITE = Suite(load=load, others="PATH.xml (with PATH.py beside it, or env.task=FILE.py)")

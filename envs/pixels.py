@@ -9,7 +9,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from envs.goals import GoalSimulation, GoalTask
-from envs.rendering import RenderingUnavailable, first_camera, free_drawing, select_gl_backend
+from envs.rendering import first_camera, free_drawing, picture_of, select_gl_backend
 
 SIZE = 64  # pixels of either side
 STACK = 3  # pictures of an observation
@@ -78,9 +78,8 @@ class PixelObservation(gymnasium.Wrapper):
                 self._drawing = SmallPictures(native.model, native.data, camera)
             small = self._drawing.draw()
         else:
-            large = native.view() if isinstance(native, GoalSimulation) else self.env.render()
-            if not isinstance(large, np.ndarray):
-                raise RenderingUnavailable(f"cannot render: {self.env} gives no pictures")
+            large = native.view() if isinstance(native, GoalSimulation) else picture_of(self.env)
+            assert large is not None
             small = np.asarray(Image.fromarray(large).resize((SIZE, SIZE), Image.Resampling.BOX))
         return small.transpose(2, 0, 1).reshape(-1)
 

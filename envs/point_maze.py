@@ -7,8 +7,9 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.goals import GoalSimulation, register_robotics, unbounded
-from envs.rendering import MARKS, MujocoPictures, select_gl_backend
+from envs.goals import GoalSimulation, unbounded
+from envs.gym import register_robotics
+from envs.rendering import MARKS, MujocoPictures, picture_metadata, select_gl_backend
 
 NAMES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 REACH = 0.45  # metres, the package's own rule; a cell of the maze is 1 m wide
@@ -41,7 +42,7 @@ class PointMaze(MujocoPictures, GoalSimulation):
         self._point = self.maze_env.point_env
         self.model, self.data = self._point.model, self._point.data
         self.render_mode = "rgb_array" if render else None
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / FRAME)}
+        self.metadata = picture_metadata(FRAME)
         self.observation_space, self.action_space = unbounded(4), self._point.action_space
         self._draw_from_above()
         self.cells = free_cells(self.maze_env.maze.maze_map)

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw
 
 from envs.goals import GoalSimulation, unbounded
+from envs.rendering import picture_metadata
 
 WINDOW = 512.0  # px, the side of the table; y points down
 INSIDE = (5.0, 506.0)  # px, where the walls are
@@ -68,7 +69,7 @@ class PushT(GoalSimulation):
     def __init__(self, variant: str, render: bool) -> None:
         self.spec = gymnasium.envs.registration.EnvSpec(id="push-t")
         self.render_mode = "rgb_array" if render else None
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
+        self.metadata = picture_metadata(self.dt)
         self.observation_space = unbounded(len(self.obs_names))
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float64)
         self._state = np.zeros(10)

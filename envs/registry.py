@@ -6,7 +6,8 @@ imported before a name with that prefix is made or listed.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -91,6 +92,16 @@ def open_names() -> list[str]:
     """Return what stands for the names that `env_names` cannot hold, by suite."""
     suites = {prefix: load_suite(point) for prefix, point in suite_points().items()}
     return [f"{prefix}/{suite.others}" for prefix, suite in suites.items() if suite.others]
+
+
+@contextmanager
+def closed_on_error(env: gymnasium.Env) -> Iterator[None]:
+    """Close `env` if what is done with it raises: nobody else holds it yet."""
+    try:
+        yield
+    except BaseException:
+        env.close()
+        raise
 
 
 def unknown_environment(name: str) -> ValueError:

@@ -58,6 +58,27 @@ def select_gl_backend() -> str:
     raise RenderingUnavailable(f"cannot render: neither EGL nor OSMesa works; {INSTALL_HINT}")
 
 
+def frame_rate(period: float) -> int:
+    """Pictures per second of a video with one every `period` seconds; 1 at least."""
+    return max(1, round(1 / period))
+
+
+def picture_metadata(dt: float) -> dict[str, Any]:
+    """Gymnasium's `metadata` of an environment that draws, `dt` seconds per env frame."""
+    return {"render_modes": ["rgb_array"], "render_fps": frame_rate(dt)}
+
+
+def picture_of(env: gymnasium.Env[Any, Any]) -> np.ndarray:
+    """What `env.render()` draws, (H, W, 3) uint8; RenderingUnavailable where it draws no such."""
+    try:
+        picture = env.render()
+    except NotImplementedError:  # of a class without pictures
+        picture = None
+    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8):
+        raise RenderingUnavailable(f"cannot render: {env} gave no (H, W, 3) uint8 picture")
+    return picture
+
+
 class MujocoPictures:
     """`render` and the freeing of what it needs, for environments that hold a MuJoCo simulation."""
 

@@ -16,7 +16,7 @@ def check_actions(name: str, env: gymnasium.Env) -> None:
 
 def check_observations(name: str, env: gymnasium.Env) -> None:
     """Raise ValueError unless observations are Boxes of numbers."""
-    for label, box in _leaves("observation", env.observation_space):
+    for label, box in _leaves(env.observation_space):
         if not isinstance(box, spaces.Box):
             raise ValueError(f"{name} has {label} {box}; telic supports Box observations so far")
         if box.dtype == np.uint8 and len(box.shape) == 3:
@@ -46,10 +46,13 @@ def _check_box_actions(name: str, actions: spaces.Space) -> None:
         raise ValueError(f"{name} has unbounded actions {actions}; telic needs finite bounds")
 
 
-def observation_labels(space: spaces.Space) -> tuple[str, ...]:
-    """Return one label per number of the flattened observation, such as "velocity[1]", (O,)."""
-    leaves = _leaves("observation", space)
-    return tuple(label for key, box in leaves for label in number_labels(key, box.shape or ()))
+def observation_labels(space: spaces.Space, key: str = "") -> tuple[str, ...]:
+    """Return one label per number of the flattened observation, such as "velocity[1]", (O,).
+
+    `key` is that of a part of a larger observation.
+    """
+    leaves = _leaves(space, key)
+    return tuple(label for leaf, box in leaves for label in number_labels(leaf, box.shape or ()))
 
 
 def number_labels(key: str, shape: tuple[int, ...]) -> list[str]:
@@ -58,10 +61,10 @@ def number_labels(key: str, shape: tuple[int, ...]) -> list[str]:
     return [f"{key}[{index}]" if index else key for index in indices]
 
 
-def _leaves(label: str, space: spaces.Space) -> Iterator[tuple[str, spaces.Space]]:
+def _leaves(space: spaces.Space, label: str = "") -> Iterator[tuple[str, spaces.Space]]:
     """Yield the parts of a (nested) Dict space in the order in which Gymnasium flattens them."""
     if not isinstance(space, spaces.Dict):
-        yield label, space
+        yield label or "observation", space
         return
     for key, part in space.spaces.items():
-        yield from _leaves(key if label == "observation" else f"{label}.{key}", part)
+        yield from _leaves(part, f"{label}.{key}" if label else key)

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.goals import GoalSimulation, unbounded
+from envs.rendering import picture_metadata
 
 WORLD = 65.0  # px, the side; y points down
 LOW, HIGH = 5.0, 60.0  # px, what the border leaves
@@ -59,7 +60,7 @@ class TwoRooms(GoalSimulation):
     def __init__(self, variant: str, render: bool) -> None:
         self.spec = gymnasium.envs.registration.EnvSpec(id="two-rooms")
         self.render_mode = "rgb_array" if render else None
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
+        self.metadata = picture_metadata(self.dt)
         self.observation_space = unbounded(2)
         self.action_space = spaces.Box(-STRIDE, STRIDE, (2,), np.float64)
         self._place = np.full(2, DOOR)

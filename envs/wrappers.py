@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 
 from envs.config import EnvSpec
-from envs.rendering import free_drawing, mujoco_renderer_of
+from envs.rendering import frame_rate, free_drawing, mujoco_renderer_of
 from envs.spaces import choices_of
 
 
@@ -112,7 +112,7 @@ class Described(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, telic_spec: EnvSpec):
         super().__init__(env)
         self.telic_spec = telic_spec
-        self.metadata = {**env.metadata, "render_fps": round(1 / telic_spec.control_period)}
+        self.metadata = {**env.metadata, "render_fps": frame_rate(telic_spec.control_period)}
 
     def render(self) -> np.ndarray | None:
         """Draw the present state, (height, width, 3) uint8; None if pictures weren't asked for."""
@@ -141,15 +141,11 @@ def _checked(action: Any, shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def flatten_observation(env: gymnasium.Env) -> gymnasium.Env:
-    """Give the environment float32 observations of shape (O,)."""
+    """Give the environment float32 observations of shape (O,), each in memory of its own."""
     space = env.observation_space
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
-        return env
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     with np.errstate(over="ignore"):  # bounds beyond float32 become infinite, which they mean
         low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
     box = spaces.Box(low, high, dtype=np.float32)
-    return TransformObservation(
-        env, lambda o: np.asarray(spaces.flatten(space, o), np.float32), box
-    )
+    return TransformObservation(env, lambda o: np.array(spaces.flatten(space, o), np.float32), box)

@@ -70,8 +70,12 @@ class Dataset:
         return cls(path, facts)
 
     def read(self, action_block: int = 1) -> Iterator[Recorded]:
-        """All episodes, see `Recorded.in_blocks`. Raises ValueError if they cannot be read."""
+        """All episodes that hold `action_block` actions at least, see `Recorded.in_blocks`.
+
+        Raises ValueError if there are none, or they cannot be read.
+        """
         minari = import_minari()
+        found_any = False
         try:
             for found in minari.MinariDataset(self.path / "data").iterate_episodes():
                 states = found.infos.get("state") if found.infos else None
@@ -82,9 +86,15 @@ class Dataset:
                     bool(found.terminations[-1]),
                 )
                 one = Recorded(episode, None if states is None else np.asarray(states))
-                yield one.in_blocks(action_block)
+                if episode.steps >= action_block:
+                    found_any = True
+                    yield one.in_blocks(action_block)
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.path} cannot be read: {error}") from None
+        if not found_any:
+            raise ValueError(
+                f"{self.path} has no episode as long as one control step of {action_block} actions"
+            )
 
 
 def write_dataset(

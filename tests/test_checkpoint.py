@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, a kill leaves no half, damage is named."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,46 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(
     assert len(list(folder.parent.iterdir())) == 2
     assert latest_checkpoint(folder.parent) == folder
     prune_checkpoints(folder.parent, keep=1)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def kill_between_renames(folder: Path) -> None:
+    """Leave what a save is killed with that has moved the old checkpoint away."""
+    shutil.copytree(folder, folder.with_name(f".{folder.name}.new"))
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+
+
+def test_a_kill_between_the_renames_leaves_the_old_checkpoint_to_be_found(folder: Path) -> None:
+    before = load_checkpoint(folder).tensors["model"]["flat"]
+    kill_between_renames(folder)
+    assert latest_checkpoint(folder.parent) == folder
+    assert torch.equal(load_checkpoint(folder).tensors["model"]["flat"], before)
+    prune_checkpoints(folder.parent, keep=1)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+    kill_between_renames(folder)
+    save_checkpoint(folder.with_name("000020000"), {}, {})
+    prune_checkpoints(folder.parent, keep=2)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["000010000", "000020000"]
+
+
+def test_a_save_after_such_a_kill_keeps_the_old_checkpoint_until_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError("disk gone")
+        return real(self, target)
+
+    kill_between_renames(folder)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk gone"):
+        patch.setattr(Path, "rename", rename)
+        save_checkpoint(folder, tensors(fill=2.0), {})
+    assert load_checkpoint(folder).tensors["model"]["flat"][0] == 1.0
+    kill_between_renames(folder)
+    save_checkpoint(folder, tensors(fill=2.0), {})
+    assert load_checkpoint(folder).tensors["model"]["flat"][0] == 2.0
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 

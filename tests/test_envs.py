@@ -8,6 +8,7 @@ import sys
 import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -20,6 +21,7 @@ import envs
 from envs import EnvConfig, EnvSpec, RenderingUnavailable, env_names, make_env, spec_of
 from envs import registry as registry_module
 from envs import rendering as rendering_module
+from envs.rendering import picture_metadata
 
 ROOT = Path(__file__).parents[1]
 DMC = [name for name in env_names() if name.startswith("dmc/")]
@@ -92,6 +94,12 @@ def toys():
     yield
     for name in (*TOYS, "NeedsPackage-v0"):
         del gymnasium.registry[f"toys/{name}"]
+
+
+def register(monkeypatch, name, make, **options):
+    """Register `toys/<name>` for the length of a test."""
+    spec = gymnasium.envs.registration.EnvSpec(f"toys/{name}", entry_point=make, **options)
+    monkeypatch.setitem(gymnasium.registry, f"toys/{name}", spec)
 
 
 def episode(env, seed, steps=10**6):
@@ -192,6 +200,35 @@ def test_labels_follow_the_numbers():
     assert upright == pytest.approx(env.unwrapped._env.physics.torso_upright())
 
 
+def test_labels_name_every_part_of_a_nested_observation(monkeypatch):
+    parts = {"observation": spaces.Dict({"x": BOX, "y": BOX}), "x": BOX}
+    register(monkeypatch, "Nested-v0", lambda: Toy(observation_space=spaces.Dict(parts)))
+    labels = spec_of(make_env("gym/toys/Nested-v0")).obs_names
+    assert labels[::2] == ("observation.x[0]", "observation.y[0]", "x[0]")
+    assert len(set(labels)) == len(labels) == 6
+
+
+def test_observations_are_float32_in_memory_of_their_own(monkeypatch):
+    class Careless(Toy):
+        """Gives its own memory away, of another type than it says."""
+
+        def __init__(self, dtype=np.float32):
+            super().__init__(observation_space=BOX)
+            self.seen = np.zeros(2, dtype)
+
+        def _observation(self):
+            self.seen[:] = self.frame
+            return self.seen
+
+    for dtype in (np.float32, np.float64):
+        register(monkeypatch, "Careless-v0", lambda dtype=dtype: Careless(dtype))
+        env = make_env("gym/toys/Careless-v0")
+        first, _ = env.reset(seed=0)
+        second = env.step(np.zeros(2))[0]
+        assert first.dtype == second.dtype == np.float32
+        assert first.tolist() == [0, 0] and second.tolist() == [1, 1]
+
+
 def test_spec_survives_json_and_further_wrappers():
     env = gymnasium.wrappers.RecordEpisodeStatistics(make_env("dmc/cup-catch"))
     spec = spec_of(env)
@@ -221,7 +258,8 @@ def test_times_are_in_seconds_and_control_steps():
 
 @pytest.mark.parametrize("name", [*REPRESENTATIVE, "dmc/quadruped-escape"])
 def test_a_seed_is_an_episode(name):
-    frames = 100 if "escape" in name else None  # its contacts are slow
+    # The contacts of one are slow, the other has no end of its own.
+    frames = 100 if "escape" in name or "toys" in name else None
     env = make_env(EnvConfig(name, episode_frames=frames))
     first, other, again = (episode(env, seed) for seed in (5, 6, 5))
     fresh = episode(make_env(EnvConfig(name, episode_frames=frames)), 5)
@@ -344,6 +382,18 @@ def test_actions_of_another_shape_are_refused():
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"expected shape \(2,\), got \(1,\)"):
         env.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("name", ["dmc/lqr-lqr_2_1", "dmc/lqr-lqr_6_2"])
+def test_motors_without_limits_take_forces_of_one(name):
+    env = make_env(name)
+    spec = spec_of(env)
+    assert set(spec.action_low) == {-1.0} and set(spec.action_high) == {1.0}
+    rows = episode(env, seed=1, steps=20)
+    assert len(rows) == 21 and np.abs(rows[:, :-1]).max() < 10
+    env.reset(seed=1)
+    env.step(np.full(spec.action_dim, 0.5, np.float32))
+    assert (env.unwrapped.data.ctrl == 0.5).all()
 
 
 # Ends of episodes
@@ -507,9 +557,52 @@ def test_another_package_can_add_a_suite(installed):
     assert "'no_such_package'" in message_of(lambda: make_env("broken/anything"))
 
 
+class Plain(gymnasium.Env):
+    """An environment as packages write them first: no spec, no rendering, no `dt`."""
+
+    observation_space, action_space = BOX, BOX
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def plain_loader(task, config, render):
+    env = gymnasium.wrappers.TimeLimit(Plain(), config.episode_frames or 100)
+    return gymnasium.wrappers.TimeLimit(env, 1000) if task == "nested" else env
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 100),
+        ({"action_repeat": 3}, 34),
+        ({"action_repeat": 3, "action_block": 2}, 17),
+        ({"episode_frames": 7, "action_repeat": 2}, 4),
+        ({"name": "other/nested"}, 100),
+    ],
+)
+def test_a_time_limit_around_an_environment_without_a_spec_is_known(installed, options, steps):
+    installed(other=f"{__name__}:plain_loader")
+    env = make_env(EnvConfig(**{"name": "other/plain", **options}))
+    assert env.spec is None and spec_of(env).episode_steps == steps
+    assert len(episode(env, seed=0)) == steps + 1
+
+
 def test_two_suites_of_one_name_are_refused(installed):
     installed(dmc="other_package:load")
     assert "'dmc' is claimed twice" in message_of(lambda: make_env("dmc/cartpole-swingup"))
+
+
+def test_gymnasium_robotics_is_known_in_a_fresh_process():
+    pytest.importorskip("gymnasium_robotics", reason="telic[goals]")
+    make = "envs.make_env('gym/PointMaze_UMaze-v3')"
+    code = f"import envs; print(envs.spec_of({make}).action_dim)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == "2", run.stderr
 
 
 def test_importing_envs_loads_no_simulator():
@@ -572,6 +665,59 @@ def test_pygame_pictures_or_what_to_install():
     else:
         env.reset(seed=0)
         assert env.render().std() > 5
+
+
+@pytest.mark.parametrize("name", ["gym/toys/Plain-v0", "gym/toys/Silent-v0", "other/plain"])
+def test_what_cannot_be_drawn_is_one_line(name, installed, monkeypatch):
+    class Silent(Plain):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+        def __init__(self, render_mode=None):
+            self.render_mode = render_mode
+
+    register(monkeypatch, "Plain-v0", Plain)
+    register(monkeypatch, "Silent-v0", Silent)
+    installed(other=f"{__name__}:plain_loader")
+    with pytest.raises(RenderingUnavailable, match=r"^cannot render: ") as caught:
+        make_env(name, render=True)
+    assert "\n" not in str(caught.value)
+    refusal = message_of(lambda: make_env(EnvConfig(name, obs="pixels")))
+    assert refusal.startswith("env.obs=pixels: cannot render: ")
+    make_env(name).reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "render"),
+    [
+        ("Refused-v0", {"action_space": spaces.Tuple([BOX])}, False),
+        ("Refused-v0", {"observation_space": spaces.Discrete(2)}, False),
+        ("Refused-v0", {}, True),  # draws nothing
+        ("Drawn-v0", {}, True),  # raises when it draws
+    ],
+)
+def test_what_is_refused_is_closed(name, options, render, monkeypatch):
+    closed = []
+
+    class Refused(Toy):
+        def close(self):
+            closed.append(name)
+
+    class Drawn(Refused):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+        render_mode = "rgb_array"
+
+    made = {"Refused-v0": Refused, "Drawn-v0": Drawn}[name]
+    register(monkeypatch, name, made, kwargs=options)
+    with pytest.raises((ValueError, RenderingUnavailable)):
+        make_env(f"gym/toys/{name}", render=render)
+    assert closed == [name]
+
+
+def test_a_video_of_slow_steps_has_a_frame_rate(monkeypatch):
+    register(monkeypatch, "Slow-v0", Toy)
+    monkeypatch.setattr(Toy, "dt", 3.0, raising=False)
+    assert make_env("gym/toys/Slow-v0").metadata["render_fps"] == 1
+    assert picture_metadata(3.0)["render_fps"] == 1 and picture_metadata(0.01)["render_fps"] == 100
 
 
 @pytest.mark.parametrize("name", ["dmc/cartpole-swingup", "gym/Hopper-v5"])

@@ -112,9 +112,12 @@ def test_states_may_be_given(task: str) -> None:
     _, info = env.reset(seed=0, options={"state": start, "goal": goal})
     assert np.array_equal(native.state, start) and np.array_equal(native.goal, goal)
     assert np.array_equal(info["goal"], native.restore(goal))
+    assert info["success"] == native.reached(start, goal)
+    _, info = env.reset(seed=0, options={"state": goal, "goal": goal})
+    assert info["success"] and np.array_equal(native.state, native.goal)
     _, reward, terminated, truncated, info = env.step(np.zeros(2))
-    if native.reached(native.state, goal):
-        assert reward > 0 and info["success"] and not terminated and not truncated
+    assert reward == spec_of(env).action_repeat, "1 in every env frame"
+    assert info["success"] and not terminated and not truncated
     env.close()
 
 

@@ -95,6 +95,14 @@ def test_pictures_are_stacked_within_their_episode() -> None:
     assert seen.tolist() == [[20, 20, 20], [20, 20, 21], [21, 22, 23]]
 
 
+def test_episodes_without_a_control_step_are_left_out() -> None:
+    first, empty, last = *walks(1, 8), *walks(1, 0), *walks(1, 8, seed=1)
+    data, same = (Trajectories(x, 2, 0) for x in ([first, empty, last, empty], [first, last]))
+    assert data.hash == same.hash and data.windows == same.windows == 14
+    one, again = (record.sample(99, 1, 0.1, 0.5, 0.9) for record in (data, same))
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+
+
 def test_episodes_that_are_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a window takes 9 control steps, the longest .* has 8"):
         Trajectories(walks(3, 8), 9, 0)

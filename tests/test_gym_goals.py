@@ -1,5 +1,6 @@
 """Any Gymnasium environment with goals: what of it is seen, its rule, and a run on it."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,11 +117,60 @@ def test_what_cannot_be_a_goal_task_is_refused(options: dict[str, str], words: s
     assert "\n" not in str(refusal.value)
 
 
-def test_an_environment_that_fails_to_start_is_refused_in_one_line() -> None:
+@pytest.mark.parametrize("name", ["goal/PlaneDense-v0", "goal/PlaneForever-v0"])
+def test_what_is_refused_is_closed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Plane, "close", lambda self: closed.append(name))
+    with pytest.raises(ValueError, match=name):
+        make_env(name)
+    assert closed == [name]
+
+
+def test_labels_are_in_the_order_of_the_numbers() -> None:
+    class Scrambled(Plane):
+        """Its parts are in no order of names, and one of them has parts itself."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            place = self.observation_space["achieved_goal"]
+            parts = {"speed": place, "load": spaces.Box(0, 9, (1,), np.float64)}
+            own = {"observation": spaces.Dict(OrderedDict(parts)), "battery": parts["load"]}
+            goals = {"desired_goal": place, "achieved_goal": place}
+            self.observation_space = spaces.Dict(OrderedDict({**own, **goals}))
+
+        def _seen(self) -> dict[str, Any]:
+            goals = {"achieved_goal": self.place, "desired_goal": self.desired}
+            own = {"speed": np.array([5.0, 6.0]), "load": np.array([7.0])}
+            return {**goals, "battery": np.array([8.0]), "observation": own}
+
+    gymnasium.registry["Plane-v0"].entry_point = Scrambled
+    env = make_env("goal/Plane-v0")
+    obs, _ = env.reset(seed=0)
+    named = dict(zip(spec_of(env).obs_names or (), obs.tolist(), strict=True))
+    expected = {"speed[0]": 5.0, "speed[1]": 6.0, "load[0]": 7.0}
+    for label, number in {f"observation.{k}": v for k, v in expected.items()}.items():
+        assert named[label] == number
+    assert named["battery[0]"] == 8.0
+
+
+def test_only_episodes_with_a_seed_repeat() -> None:
+    starts = [make_env("goal/Plane-v0").reset()[0].tolist() for _ in range(2)]
+    assert starts[0] != starts[1]
+    env = make_env("goal/Plane-v0")
+    seeded = [env.reset(seed=4)[0].tolist(), env.reset()[0].tolist()]
+    raw = gymnasium.make("Plane-v0")
+    places = [raw.reset(seed=4)[0]["achieved_goal"], raw.reset()[0]["achieved_goal"]]
+    assert np.allclose([obs[:2] for obs in seeded], places)
+
+
+def test_an_environment_that_fails_to_start_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken() -> gymnasium.Env:
         raise AssertionError
 
-    gymnasium.register("Broken-v0", broken, max_episode_steps=25)
+    spec = gymnasium.envs.registration.EnvSpec("Broken-v0", entry_point=broken)
+    monkeypatch.setitem(gymnasium.registry, "Broken-v0", spec)
     with pytest.raises(ValueError, match=r"cannot be made: AssertionError\(\) in .*line"):
         make_env("gym/Broken-v0")
 

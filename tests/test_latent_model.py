@@ -621,6 +621,16 @@ def test_nonsense_in_the_losses_is_refused(option: str, value: Any) -> None:
         LossConfig(**{option: value})
 
 
+def test_a_single_latent_is_refused_because_it_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="horizon and batch_size must not both be 1"):
+        LossConfig(horizon=1, batch_size=1)
+    for sizes in ({"horizon": 2, "batch_size": 1}, {"horizon": 1, "batch_size": 2}):
+        trainer, replay = make_trainer(**sizes), Replay(9, 2, 1, sizes["horizon"], seed=0)
+        replay.add(Episode(torch.eye(5, 2), torch.zeros(4, 1), torch.zeros(4), False))
+        assert trainer.update(replay.sample(sizes["batch_size"])).isfinite().all()
+        assert math.isfinite(trainer.model.latent_spread())
+
+
 def test_bfloat16_learns_the_same(trained: tuple[Trainer, Tensor], experience: Replay) -> None:
     """Losses within its precision, gradients the same way, and what is kept in float32."""
     batch, learned = experience.sample(128), trained[0]

@@ -1,6 +1,7 @@
 """`mujoco/PATH.xml`: a model of one's own with a task file, against MuJoCo stepped by hand."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,38 @@ def test_the_task_sees_action_and_state_and_ends_the_episode(tmp_path: Path) -> 
     assert 2.5 < found[0].item() < 2.6 and not found[3]
 
 
+def test_task_files_may_hold_dataclasses_with_annotations_as_text(tmp_path: Path) -> None:
+    """Dataclasses look their module up by its name, which two files of one name must not share."""
+    task = (
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Weights:\n    push: float = {push}\n"
+        "def reward(model, data):\n    return Weights().push\n"
+    )
+    envs, modules = [], []
+    for push in (2.0, 3.0):
+        folder = tmp_path / str(push)
+        folder.mkdir()
+        env = make_env(write(folder, task.format(push=push)))
+        env.reset(seed=0)
+        envs.append(env)
+        native: Any = env.unwrapped
+        modules.append(sys.modules[native.task.Weights.__module__])
+        assert modules[-1] is native.task
+    assert modules[0] is not modules[1]
+    assert [env.step(np.zeros(1, np.float32))[1] for env in envs] == [2.0, 3.0]
+
+
+def test_only_episodes_with_a_seed_repeat(tmp_path: Path) -> None:
+    task = REWARD + "def reset(model, data, rng):\n    data.qpos[0] = rng.random()\n"
+    name = write(tmp_path, task)
+    starts = [make_env(name).reset()[0][0] for _ in range(2)]
+    assert starts[0] != starts[1]
+    env, rng = make_env(name), np.random.default_rng(5)
+    assert env.reset(seed=5)[0][0] == np.float32(rng.random())
+    assert env.reset()[0][0] == np.float32(rng.random())
+
+
 def test_an_episode_begins_at_the_first_keyframe(tmp_path: Path) -> None:
     env = make_env(write(tmp_path, rest='<keyframe><key qpos="0.7" qvel="-1"/></keyframe>'))
     np.testing.assert_allclose(env.reset(seed=3)[0], [0.7, -1.0], rtol=1e-6)
@@ -167,6 +200,11 @@ def test_what_the_task_reads_belongs_to_the_new_state(tmp_path: Path, integrator
             REWARD + "FRAME_SECONDS = 0.015\n",
             "FRAME_SECONDS = 0.015 is no multiple of the timestep",
         ),
+        (REWARD + "FRAME_SECONDS = 'x'\n", "FRAME_SECONDS = 'x' is no number above 0"),
+        (REWARD + "FRAME_SECONDS = -0.01\n", "FRAME_SECONDS = -0.01 is no number above 0"),
+        (REWARD + "EPISODE_FRAMES = None\n", "EPISODE_FRAMES = None is no whole number above 0"),
+        (REWARD + "EPISODE_FRAMES = 0\n", "EPISODE_FRAMES = 0 is no whole number above 0"),
+        (REWARD + "EPISODE_FRAMES = 9.5\n", "EPISODE_FRAMES = 9.5 is no whole number above 0"),
         (
             REWARD + "def observation(model, data):\n    return 1.0\n",
             "observation gave shape () instead of (O,)",

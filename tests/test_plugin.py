@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli_helpers import DEBUG, telic
 
-from envs import make_env
+from envs import make_env, spec_of
 from mpc import PLANNERS
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +67,8 @@ def test_the_commands_know_its_planner_and_its_environment(
     scores = telic("evaluate", *words, "episodes=1", "decisions=1")
     assert scores.code == 0, scores
     assert "climb: return" in scores.out and "zero: return" in scores.out
+    shown = telic("control", words[0], "planner=zero", "video=true")
+    assert shown.code == 0 and "no video: cannot render" in shown.err, shown
 
 
 def test_the_conformance_tests_run_over_its_planner(installed: Path) -> None:
@@ -92,6 +94,7 @@ def test_its_model_and_its_planner_reach_the_middle_of_its_valley() -> None:
     exec(block("## A world model"), page)
     agent, memory = page["agent"], page["memory"]
     env = make_env("hillside/valley")
+    assert spec_of(env).episode_steps == 100
     obs, _ = env.reset(seed=0)
     assert abs(obs).max() > 0.2
     for _ in range(60):

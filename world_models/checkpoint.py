@@ -91,6 +91,7 @@ def load_checkpoint(folder: Path, names: Sequence[str] | None = None) -> Checkpo
 def latest_checkpoint(root: Path) -> Path:
     """Return the checkpoint in `root` with the most env frames in its name.
 
+    One that was being replaced when a kill came is put back first.
     Raises CheckpointError when there is none.
     """
     found = _by_frames(root)
@@ -102,6 +103,8 @@ def latest_checkpoint(root: Path) -> Path:
 def prune_checkpoints(root: Path, keep: int) -> None:
     """Delete all but the `keep` checkpoints with the most env frames, and what kills left over.
 
+    A checkpoint that was being replaced when a kill came is put back first.
+
     Raises ValueError when `keep` is below 1.
     """
     if keep < 1:
@@ -112,6 +115,8 @@ def prune_checkpoints(root: Path, keep: int) -> None:
 
 def _by_frames(root: Path) -> list[Path]:
     """Checkpoint folders in `root`, fewest frames first; temporary folders aren't numbers."""
+    for old in root.glob(".*.old"):
+        _put_back(old)
     folders = root.iterdir() if root.is_dir() else ()
     return sorted((p for p in folders if p.name.isdecimal()), key=lambda p: int(p.name))
 
@@ -133,6 +138,7 @@ def _own_memory(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _replace(fresh: Path, folder: Path) -> None:
     """Rename `fresh` to `folder`; a folder can't be renamed over another, so the old one moves."""
     old = folder.with_name(f".{folder.name}.old")
+    _put_back(old)
     _remove(old)
     if folder.exists():
         folder.rename(old)
@@ -143,6 +149,13 @@ def _replace(fresh: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     _remove(old)
+
+
+def _put_back(old: Path) -> None:
+    """Rename `.X.old` to X unless there is an X: a kill between two renames leaves it without."""
+    folder = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

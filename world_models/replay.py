@@ -35,6 +35,19 @@ class Batch(NamedTuple):
     terminated: Tensor  # (H, B), 1.0 where the step ended the task
 
 
+def observations_at(rows: Tensor, obs: Tensor, first: Tensor, pictures: int) -> Tensor:
+    """Observations at `rows` of the record `obs` (R, O / pictures): (...) -> (..., O).
+
+    `first` (R,) is the row in which the episode of each row begins, whose picture repeats before
+    it. Without `pictures`, 0, an observation is its row.
+    """
+    if not pictures:
+        return obs[rows]
+    rows = rows.unsqueeze(-1)
+    ago = torch.arange(pictures - 1, -1, -1)
+    return obs[(rows - ago).maximum(first[rows])].flatten(-2)
+
+
 class Replay:
     """A ring of episodes with its own generator; the oldest episodes give way to new ones.
 
@@ -138,11 +151,7 @@ class Replay:
 
     def _observations(self, rows: Tensor) -> Tensor:
         """Observations at `rows`: (...) -> (..., O)."""
-        if not self.pictures:
-            return self.obs[rows]
-        rows = rows.unsqueeze(-1)
-        ago = torch.arange(self.pictures - 1, -1, -1)
-        return self.obs[(rows - ago).maximum(self._first[rows])].flatten(-2)
+        return observations_at(rows, self.obs, self._first, self.pictures)
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs beside the episodes held: their places and the generator."""

@@ -69,6 +69,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         require_at_least(self, 1, "horizon", "batch_size")
+        if self.horizon * self.batch_size < 2:
+            raise ValueError("horizon and batch_size must not both be 1: one latent has no spread")
         shares = ("target_rate", "average_rate", "rho")
         require_positive(self, "lr", "max_gradient_norm", *shares)
         weights = ("consistency", "reward", "value", "termination", "entropy", "reconstruction")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from world_models.replay import Episode
+from world_models.replay import Episode, observations_at
 
 
 class GoalBatch(NamedTuple):
@@ -30,8 +30,10 @@ class Trajectories:
         """`length` control steps of a window.
 
         Observations of `pictures` stacked pictures are held as single ones, uint8, and stacked
-        when they are drawn. Raises ValueError if no episode is as long as a window.
+        when they are drawn. Episodes without a control step are left out. Raises ValueError if no
+        episode is as long as a window.
         """
+        episodes = [episode for episode in episodes if episode.steps]
         longest = max((episode.steps for episode in episodes), default=0)
         if longest < length:
             raise ValueError(
@@ -96,8 +98,4 @@ class Trajectories:
 
     def _observed(self, rows: Tensor) -> Tensor:
         """Observations at `rows`: (...) -> (..., O)."""
-        if not self.pictures:
-            return self.obs[rows]
-        rows = rows.unsqueeze(-1)
-        ago = torch.arange(self.pictures - 1, -1, -1)
-        return self.obs[(rows - ago).maximum(self._first[rows])].flatten(-2)
+        return observations_at(rows, self.obs, self._first, self.pictures)
