@@ -64,6 +64,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
     raw = read_options(files, overrides)
+    raw = read_options(files, overrides, suite_named(raw).Settings)
     suite = make_suite(raw)
     cells, out = suite.cells(), folder(suite.settings.out)
     path = out / "cells" / f"{suite.name}-{suite.hash}.jsonl"
@@ -87,7 +88,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     report = write(suite, rows, out, " ".join(["telic benchmark", *words]))
     for target in report.targets:
         console.print(target.line())
-    console.print(f"written to {out / suite.name}.md, .json and .png")
+    console.print(f"written to {out}: {suite.name}.md, {suite.name}.json and {suite.name}*.png")
     return code
 
 

@@ -153,7 +153,7 @@ def overview() -> str:
         *(f"  {command.examples[0]}" for command in COMMANDS.values()),
         "",
         "`telic COMMAND --help` explains a command and lists its options. `telic --version`.",
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted with everything saved.",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -212,7 +212,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command: 0 done, 1 failed, 2 wrong usage, 130 interrupted with everything saved."""
+    """Run a command: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     handler = LogLines(logging.WARNING)
     logging.getLogger().addHandler(handler)

@@ -84,7 +84,8 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    changes, raw = split_groups(read_options(files, overrides), ("agent", "goal", "planner"))
+    raw = read_options(files, overrides, CollectSettings)
+    changes, raw = split_groups(raw, ("agent", "goal", "planner"))
     settings = build(CollectSettings, raw)
     prepare_torch(settings.threads)
     with usage_errors():

@@ -21,7 +21,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.settings import build, prepare_torch, require_seed
 from scripts.terminal import console as make_console
-from scripts.usage import UsageError, usage_errors
+from scripts.usage import UsageError, require_writable, usage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
+    raw = read_options(files, overrides, ControlSettings)
+    changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(ControlSettings, raw)
     prepare_torch(settings.threads)
     video = _can_draw(settings.video)
@@ -72,6 +73,8 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         options["horizon"] = settings.horizon
     with usage_errors():
         episodes = episodes_of(loaded, name, options)
+    for folder in (loaded.folder.plots, *([loaded.folder.videos] if video else [])):
+        require_writable(folder)
     console, spec = make_console(), loaded.spec
     env, rendered = _environment(loaded, video)
     horizon = episodes.planner.config.horizon

@@ -78,8 +78,14 @@ def _environment() -> str:
 
 
 def _wandb() -> str:
+    import wandb
+
     mode = wandb_mode("auto")
-    return mode if mode == "online" else f"{mode}: no key configured, runs are kept for wandb sync"
+    if mode == "online":
+        return mode
+    asked = wandb.setup().settings.mode == mode
+    why = "as WANDB_MODE or your W&B settings say" if asked else "no key configured"
+    return f"{mode}: {why}" + ", runs are kept for wandb sync" * (mode == "offline")
 
 
 def _writable() -> str:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from scripts.reference import published_return
 from scripts.settings import build, prepare_torch, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
+from scripts.usage import UsageError, require_writable
 
+# Of `planner.deadline_ms`, which would make one planner of batches and another of single decisions.
+NO_DEADLINE = "no deadline where decisions are made side by side, and timed one by one"
 DEFAULT_PLANNERS = "grasp,gradient,cem,mppi,random_shooting,policy,random"
 
 
@@ -73,12 +77,18 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    changes, raw = split_groups(read_options(files, overrides), (*CHANGES, "planner"))
+    raw = read_options(files, overrides, EvaluateSettings)
+    changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(EvaluateSettings, raw)
     choice = PlannerChoice.read(changes, DEFAULT_PLANNERS)
+    if "deadline_ms" in choice.options:
+        raise UsageError(f"planner.deadline_ms is set by telic evaluate; use {NO_DEADLINE}")
     prepare_torch(settings.threads)
     loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
-    agents = {name: loaded.make_agent(name, choice.options) for name in choice.names}
+    options = choice.options | {"deadline_ms": None}  # nor that of the training
+    agents = {name: loaded.make_agent(name, options) for name in choice.names}
+    for folder in (_evaluations(loaded), loaded.folder.plots):
+        require_writable(folder)
     console, spec = make_console(), loaded.spec
     console.print(
         f"{spec.name}: model of {loaded.trained.frames} env frames, "
@@ -231,7 +241,7 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
 
     Earlier evaluations stay: files of the same protocol are numbered.
     """
-    folder = loaded.folder.path / "evaluations"
+    folder = _evaluations(loaded)
     folder.mkdir(exist_ok=True)
     base = f"{loaded.trained.frames:09d}-{protocol.hash}"
     number = next(n for n in itertools.count(1) if not (folder / f"{base}-{n}.json").exists())
@@ -239,6 +249,7 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
     result = {
         "protocol": asdict(protocol),
         "protocol_hash": protocol.hash,
+        "date": datetime.now(UTC).isoformat(),
         "frames": loaded.trained.frames,
         "control_period": loaded.spec.control_period,
         "scores": [without_nan(asdict(score)) for score in scores],
@@ -250,6 +261,11 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
     rows = [PlannerScore(s.planner, s.interval, float(np.median(s.latency_ms))) for s in scores]
     planner_table_plot(loaded.folder.plots / f"planners-{stem}.png", rows, loaded.spec.name)
     return path
+
+
+def _evaluations(loaded: LoadedRun) -> Path:
+    """Where evaluations of the run lie."""
+    return loaded.folder.path / "evaluations"
 
 
 def _range(interval: Interval, form: str) -> str:

@@ -77,6 +77,6 @@ def _write(loaded: LoadedRun | LoadedGoalRun, path: Path, checkpoint: str) -> No
         evaluations = path / "evaluations"
         for file in sorted((loaded.folder.path / "evaluations").glob(f"{checkpoint}-*.json")):
             evaluations.mkdir(exist_ok=True)
-            shutil.copy(file, evaluations)
+            shutil.copy2(file, evaluations)
     finally:
         folder.release()

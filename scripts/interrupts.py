@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken note of instead of raised."""
+"""Ctrl-C, SIGTERM and SIGHUP, taken note of instead of raised."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def noted_signals(raise_second: bool = False) -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are added to; a second one may raise KeyboardInterrupt."""
+    """A list that SIGNALS are added to; a second one may raise KeyboardInterrupt."""
     seen: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -18,7 +20,10 @@ def noted_signals(raise_second: bool = False) -> Iterator[list[int]]:
         if raise_second and len(seen) > 1:
             raise KeyboardInterrupt
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    # Under nohup SIGHUP is ignored, and stays so.
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    taken = [s for s in SIGNALS if not (ignored and s == signal.SIGHUP)]
+    previous = {s: signal.signal(s, note) for s in taken}
     try:
         yield seen
     finally:

@@ -83,14 +83,9 @@ class MetricsLogger:
         self._wandb.log(full, step=self._count)
         self._count += 1
 
-    def log_media(self, key: str, path: Path) -> None:
-        """Show a picture (.png) or video (.mp4) in W&B beside the next row; files stay as they are.
-
-        Raises ValueError for another ending.
-        """
-        if path.suffix not in (".png", ".mp4"):
-            raise ValueError(f"only .png and .mp4 can be shown, got {path}")
-        self._wandb.log_media(key, path, step=self._count)
+    def log_picture(self, key: str, path: Path) -> None:
+        """Show a picture in W&B beside the next row; the file stays as it is."""
+        self._wandb.log_picture(key, path, step=self._count)
 
     def truncate(self, done: int) -> None:
         """Drop rows past `done` env frames, or updates, and a last line torn by a kill.
@@ -131,15 +126,13 @@ class _WandbRun:
         if self._run is not None:
             self._guard(lambda: self._run.log(dict(row), step=step, commit=True))
 
-    def log_media(self, key: str, path: Path, step: int) -> None:
-        """A picture or a video, beside the row of `step`, which follows."""
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """A picture, beside the row of `step`, which follows."""
 
         def send() -> None:
             import wandb
 
-            picture = path.suffix == ".png"
-            media = wandb.Image(str(path)) if picture else wandb.Video(str(path), format="mp4")
-            self._run.log({key: media}, step=step, commit=False)
+            self._run.log({key: wandb.Image(str(path))}, step=step, commit=False)
 
         if self._run is not None:
             self._guard(send)

@@ -133,11 +133,14 @@ class OfflineRun:
         times = [steps for steps in reached if steps is not None]
         row = {
             "eval/success": len(times) / len(reached),
+            "eval/episodes": float(len(reached)),
             "eval/steps": float(np.median(times)) if times else float("nan"),
             f"{TIME}evaluation_s": time.perf_counter() - started,
         }
+        if self.metrics is not None:
+            # Before the row is logged, because W&B shows a picture beside the row that follows.
+            self._draw_learning_curve(self.metrics, row)
         self.log(row)
-        self._draw()
         return row
 
     def log(self, row: dict[str, float]) -> None:
@@ -257,16 +260,17 @@ class OfflineRun:
                 self.model.latent_dim,
             )
 
-    def _draw(self) -> None:
-        """Redraw plots/learning_curve.png."""
-        if self.metrics is None:
-            return
-        updates, rates = self.metrics.column("eval/success")
-        count = len(self.envs)
-        found = [wilson(round(rate * count), count) for rate in rates]
-        line = Line(
-            "this run", updates, rates, [one.low for one in found], [one.high for one in found]
-        )
+    def _draw_learning_curve(self, metrics: MetricsLogger, row: dict[str, float]) -> None:
+        """Redraw plots/learning_curve.png with the evaluation in `row` as its last point."""
+        rates = dict(zip(*metrics.column("eval/success"), strict=True))  # by updates
+        counts = dict(zip(*metrics.column("eval/episodes"), strict=True))
+        rates[self.steps], counts[self.steps] = row["eval/success"], row["eval/episodes"]
+        found = []
+        for updates, rate in rates.items():
+            count = round(counts.get(updates, len(self.envs)))  # earlier versions did not note it
+            found.append(wilson(round(rate * count), count))
+        low, high = [one.low for one in found], [one.high for one in found]
+        line = Line("this run", list(rates), list(rates.values()), low, high)
         path = self.folder.plots / "learning_curve.png"
-        success_curve(path, [line], f"{self.spec.name}, {count} goals, closed loop")
-        self.metrics.log_media("plots/learning_curve", path)
+        success_curve(path, [line], f"{self.spec.name}, {len(self.envs)} goals, closed loop")
+        metrics.log_picture("plots/learning_curve", path)

@@ -6,12 +6,14 @@ Every mistake raises UsageError with one line that names the option in full.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
@@ -26,12 +28,15 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 S = TypeVar("S")
 
 
-def read_options(files: Iterable[str], overrides: Iterable[str]) -> Options:
-    """YAML `files` in order, then `key=value` overrides, stacked. Raises UsageError."""
+def read_options(files: Iterable[str], overrides: Iterable[str], *schemas: type[Any]) -> Options:
+    """YAML `files` in order, then `key=value` overrides, stacked. Raises UsageError.
+
+    An override of what is text in one of `schemas` is taken as it is written.
+    """
     raw: Options = {}
     for name in files:
         raw = stack(raw, read_yaml(name))
-    return stack(raw, parse_overrides(overrides))
+    return stack(raw, parse_overrides(overrides, *schemas))
 
 
 def stack(below: Mapping[str, Any], above: Mapping[str, Any]) -> Options:
@@ -43,15 +48,18 @@ def stack(below: Mapping[str, Any], above: Mapping[str, Any]) -> Options:
     return _plain(OmegaConf.merge(below, above))
 
 
-def parse_overrides(overrides: Iterable[str]) -> Options:
-    """Dotted `key=value` arguments as nested options. Raises UsageError."""
+def parse_overrides(overrides: Iterable[str], *schemas: type[Any]) -> Options:
+    """Dotted `key=value` arguments as nested options. Raises UsageError.
+
+    Values are YAML, where 007 and 12:30 are numbers; text is not, as far as `schemas` tell it.
+    """
     config: Any = OmegaConf.create({})
     for item in overrides:
         key, equals, _ = item.partition("=")
         if not equals or not key:
             raise UsageError(f"{item!r} is not an option; write key=value, such as seed=2")
         try:
-            one = _plain(OmegaConf.from_dotlist([item]))
+            one = _parsed(item, schemas)
             if key in NAMED and one[key] is None:
                 raise UsageError(f"{item!r} names no {key}; see `telic list {key}s`")
             # One at a time, so that `planner=cem planner.horizon=5` may follow each other.
@@ -59,6 +67,11 @@ def parse_overrides(overrides: Iterable[str]) -> Options:
         except (YAMLError, OmegaConfBaseException, ValueError):
             raise UsageError(f"{item!r} cannot be read as key=value") from None
     return _plain(config)
+
+
+def word(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_yaml(name: str) -> Options:
@@ -164,11 +177,10 @@ def _check_keys(schema: type[Any], raw: Mapping[Any, Any], prefix: str) -> None:
 
 def _wrong_value(schema: type[Any], raw: Mapping[str, Any], error: OmegaConfBaseException) -> str:
     """One line for a value that OmegaConf could not convert or resolve."""
-    kind: Any = schema
     value: Any = raw
     path = str(error.full_key or "").replace("[", ".").replace("]", "").split(".")
+    kind = _kind(schema, ".".join(path))
     for key in path:
-        kind = get_type_hints(kind).get(key) if dataclasses.is_dataclass(kind) else None
         value = value.get(key) if isinstance(value, Mapping) else None
     choices = get_args(kind) or (kind,)
     wanted = next((words for cls, words in KINDS.items() if cls in choices), None)
@@ -178,6 +190,26 @@ def _wrong_value(schema: type[Any], raw: Mapping[str, Any], error: OmegaConfBase
         wanted = "a list such as [a,b]"
     optional = " or null" if type(None) in choices else ""
     return f"{'.'.join(path)} must be {wanted}{optional}, got {value!r}"
+
+
+def _kind(schema: type[Any], key: str) -> Any:
+    """The type of the option with this dotted name; None where `schema` has none."""
+    kind: Any = schema
+    for part in key.split("."):
+        kind = get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return kind
+
+
+def _parsed(item: str, schemas: Sequence[type[Any]]) -> Options:
+    """One `key=value` as nested options."""
+    key, _, text = item.partition("=")
+    kinds = [_kind(schema, key) for schema in schemas]
+    texts = list[str] in kinds
+    if text in ("", "null") or not (texts or str in kinds or (str | None) in kinds):
+        return _plain(OmegaConf.from_dotlist([item]))
+    config: Any = OmegaConf.create({})
+    OmegaConf.update(config, key, yaml.load(text, yaml.BaseLoader) if texts else text)
+    return _plain(config)
 
 
 def _named(options: Mapping[str, Any]) -> Options:

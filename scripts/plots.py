@@ -6,8 +6,8 @@ Figures are drawn through matplotlib's objects, never pyplot, so nothing global 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
@@ -59,17 +59,18 @@ class PlannerScore:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with its 95 % band, where it has one."""
+    """A curve with its band, where it has one."""
 
     label: str  # lines of one label look alike in all panels
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    band: str = field(default="95 % interval", kw_only=True)  # what `low` and `high` are
 
 
 def lines_through(label: str, points: Sequence[Sequence[float]]) -> list[Line]:
-    """The line through points (x, y) or (x, y, low, high); none where there are no points."""
+    """The line through points (x, y), or (x, y, low, high) at 95 %; none where there are none."""
     return [Line(label, *map(list, zip(*points, strict=True)))] if points else []
 
 
@@ -113,7 +114,7 @@ def learning_curve(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _label_ends(axes, ends)
     if lines:
-        axes.legend(loc="best", frameon=False)
+        axes.legend(loc="best", frameon=False, title=_bands(lines), alignment="left")
     _save(figure, path)
 
 
@@ -123,9 +124,15 @@ def success_curve(path: Path, lines: Sequence[Line], title: str) -> None:
     _draw_lines(axes, lines)
     axes.set(xlabel="updates", ylabel="success rate", ylim=(-0.02, 1.02))
     axes.set_xlim(left=0)
-    if len(lines) > 1:
-        axes.legend(loc="best", frameon=False)
+    if len(lines) > 1 or _bands(lines):
+        axes.legend(loc="best", frameon=False, title=_bands(lines), alignment="left")
     _save(figure, path)
+
+
+def _bands(lines: Iterable[Line]) -> str | None:
+    """What the bands are, as the title of a legend; None where there are none."""
+    kinds = dict.fromkeys(line.band for line in lines if line.low is not None)
+    return f"band: {', '.join(kinds)}" if kinds else None
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
@@ -332,9 +339,9 @@ def line_panels(
     inches: float = 3.0,
     columns: int = 1,
 ) -> None:
-    """Draw panels of height `inches` in `columns`, row by row, with one legend for several labels.
+    """Draw panels of height `inches` in `columns`, row by row, with one legend.
 
-    `log` names axes with logarithmic scale.
+    There is none for a single label without a band. `log` names axes with logarithmic scale.
     """
     rows = math.ceil(len(panels) / columns)
     figure, drawn = _figure(rows, (8.0, 1.0 + inches * rows), title, columns=columns)
@@ -365,13 +372,17 @@ def line_panels(
                 axes.xaxis.set_minor_formatter(NullFormatter())
         if "y" in log:
             axes.set_yscale("log")
-    if len(labels) > 1:
+    bands = _bands(line for panel in panels for line in panel.lines)
+    if len(labels) > 1 or bands:
         figure.legend(
             [shown[label] for label in labels],
             labels,
             loc="outside right upper",
             frameon=False,
             fontsize=9,
+            title=bands,
+            title_fontsize=9,
+            alignment="left",
         )
     _save(figure, path)
 

@@ -9,8 +9,8 @@ is one, else the run in TD-MPC2's repository.
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 
@@ -20,7 +20,6 @@ class Curve:
 
     frames: tuple[int, ...]
     mean: tuple[float, ...]  # episode return, mean over seeds
-    std: tuple[float, ...]  # over seeds; nan where there is one seed
     seeds: tuple[int, ...]
     source: str  # repository and file
 
@@ -44,6 +43,7 @@ def reference_curves(env_name: str) -> dict[str, Curve]:
     return {method: _curve(rows) for method, rows in points.items()}
 
 
+@cache
 def published_return(env_name: str, frames: int = 100_000, method: str = "tdmpc2") -> float | None:
     """Mean published return of `method` at its point nearest to `frames` env frames.
 
@@ -63,7 +63,6 @@ def _curve(rows: list[dict[str, str]]) -> Curve:
     return Curve(
         frames=tuple(int(row["frames"]) for row in rows),
         mean=tuple(float(row["mean"]) for row in rows),
-        std=tuple(float(row["std"] or math.nan) for row in rows),
         seeds=tuple(int(row["n_seeds"]) for row in rows),
         source=rows[0]["source"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,18 @@ from rich.table import Table
 
 from scripts.evaluate import score_table
 from scripts.option_help import layout, option_rows
-from scripts.options import read_options
 from scripts.reference import Curve, reference_curves
 from scripts.report_page import page, summary_rows
-from scripts.run_results import RunResults, find_runs, grouped
-from scripts.settings import build
+from scripts.run_results import Group, RunResults, find_runs, grouped
+from scripts.settings import load
 from scripts.terminal import console as make_console
 from scripts.terminal import counted
 from scripts.usage import UsageError, usage_errors
 
+logger = logging.getLogger(__name__)
+
 BAR = 40  # characters of the longest bar
-PICTURES = ("plots/*.png", "videos/*.mp4")
+FILES = ("plots/*.png", "videos/*.mp4")  # of a run, that are listed
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,25 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    settings = build(ReportSettings, read_options(files, overrides))
+    settings = load(ReportSettings, files, overrides)
     with usage_errors():
         runs = find_runs([Path(path) for path in settings.run.split(",")])
-    console = make_console()
+    console, groups = make_console(), grouped(runs)
+    for group in groups:
+        if group.repeated:
+            seeds = ", ".join(map(str, group.repeated))
+            logger.warning(
+                "%s, %s: more than one run of seed %s, counted as if independent",
+                group.task,
+                group.label,
+                seeds,
+            )
     if settings.html is not None:
-        _write_page(runs, Path(settings.html), console)
+        _write_page(groups, Path(settings.html), console)
     elif len(runs) == 1:
         _print_run(runs[0], console)
     else:
-        heading, *rows = summary_rows(grouped(runs))
+        heading, *rows = summary_rows(groups)
         table = Table(*heading)
         for row in rows:
             table.add_row(*row)
@@ -57,10 +68,12 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     return 0
 
 
-def _write_page(runs: Sequence[RunResults], path: Path, console: Console) -> None:
-    groups = grouped(runs)
+def _write_page(groups: Sequence[Group], path: Path, console: Console) -> None:
+    if path.is_dir():
+        raise UsageError(f"html={path} is a folder; name a file in it")
+    count = sum(len(group.runs) for group in groups)
     tasks = counted(len({group.task for group in groups}), "task")
-    text = page(groups, f"{counted(len(runs), 'training')} of {tasks}")
+    text = page(groups, f"{counted(count, 'training')} of {tasks}")
     draft = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +81,7 @@ def _write_page(runs: Sequence[RunResults], path: Path, console: Console) -> Non
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write html={path}: {error.strerror}") from None
-    console.print(f"{path}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(text) / 1e6:.1f} MB")
+    console.print(f"{path}: {counted(count, 'run')}, {len(text) / 1e6:.1f} MB")
 
 
 def _print_run(run: RunResults, console: Console) -> None:
@@ -77,7 +90,7 @@ def _print_run(run: RunResults, console: Console) -> None:
     _print_planners(run, console)
     folder = run.folder.path
     console.print(f"run folder: {folder}")
-    for pattern in PICTURES:
+    for pattern in FILES:
         for path in sorted(folder.glob(pattern)):
             console.print(f"  {path}")
 

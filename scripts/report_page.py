@@ -17,7 +17,7 @@ from scripts.run_results import Group, RunResults
 from scripts.statistics import span
 from scripts.version import code_version
 
-PICTURES = 3  # newest pictures shown of each run
+NEWEST = 3  # newest pictures shown of each run
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22262e; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -37,11 +37,14 @@ INTERVALS = (
 
 def page(groups: Sequence[Group], title: str) -> str:
     """The whole document."""
-    tasks = dict.fromkeys(group.task for group in groups)
+    parts = dict.fromkeys((group.task, group.for_goals) for group in groups)
     body = [f"<h1>{escape(title)}</h1>", f"<p>{INTERVALS}</p>", _table(summary_rows(groups))]
-    for task in tasks:
-        body.append(f"<h2>{escape(task)}</h2>")
-        body += _task([group for group in groups if group.task == task], task)
+    for task, for_goals in parts:
+        chosen = [g for g in groups if (g.task, g.for_goals) == (task, for_goals)]
+        both = (task, not for_goals) in parts
+        title_of = f"{task}, trained for {'goals' if for_goals else 'reward'}" if both else task
+        body.append(f"<h2>{escape(title_of)}</h2>")
+        body += _task(chosen, task)
     body.append(f"<p><small>telic {escape(code_version())}</small></p>")
     head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
@@ -56,7 +59,7 @@ def summary_rows(groups: Sequence[Group]) -> list[list[str]]:
         published = published_return(group.task)
         share = final.point / published if final is not None and published else None
         run = group.runs[0]
-        form = ".0%" if run.for_goals else ".1f"
+        form = ".0%" if group.for_goals else ".1f"
         rows.append(
             [
                 group.task,
@@ -83,7 +86,7 @@ def _task(groups: Sequence[Group], task: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "curve.png"
         lines = [group.curve() for group in groups]
-        if groups[0].runs[0].for_goals:
+        if groups[0].for_goals:
             success_curve(path, lines, task)
             caption = "Share of goals reached, closed loop."
         else:
@@ -107,7 +110,7 @@ def _run(run: RunResults) -> list[str]:
             f"from the same starts, protocol {escape(result['protocol_hash'])}.</small></p>"
         )
     pictures = [p for p in run.folder.plots.glob("*.png") if p.stem != "learning_curve"]
-    for path in sorted(pictures, key=lambda p: p.stat().st_mtime)[-PICTURES:]:
+    for path in sorted(pictures, key=lambda p: p.stat().st_mtime)[-NEWEST:]:
         parts.append(_picture(path, path.stem))
     return parts if len(parts) > 1 else []
 

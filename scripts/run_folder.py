@@ -20,7 +20,6 @@ class RunFolder:
         self.episodes = path / "episodes"
         self.videos = path / "videos"
         self.plots = path / "plots"
-        self.wandb = path / "wandb"
         self._lock: int | None = None
 
     @property
@@ -90,6 +89,21 @@ class RunFolder:
             os.close(handle)
             raise ValueError(f"{self.path} is being written by another telic process") from error
         self._lock = handle
+
+    @property
+    def locked(self) -> bool:
+        """Whether another process (or RunFolder) is writing this run."""
+        try:
+            handle = os.open(self.path / ".lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def release(self) -> None:
         """Give the lock back; harmless when there is none."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +82,20 @@ class RunResults:
 
     def evaluation(self) -> tuple[Path, dict[str, Any], list[Score]] | None:
         """The latest `telic evaluate`: its file, what it holds, and the scores."""
-        files = sorted(
-            (self.folder.path / "evaluations").glob("*.json"), key=lambda p: p.stat().st_mtime
-        )
-        if not files:
+        found = [
+            (path, json.loads(path.read_text(encoding="utf-8")))
+            for path in (self.folder.path / "evaluations").glob("*.json")
+        ]
+        if not found:
             return None
-        result = json.loads(files[-1].read_text(encoding="utf-8"))
+        path, result = max(found, key=_made)
         scores = [
             Score(
                 **{**s, "interval": _interval(s["interval"]), "difference": _gap(s["difference"])}
             )
             for s in result["scores"]
         ]
-        return files[-1], result, scores
+        return path, result, scores
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,17 @@ class Group:
     def evaluated(self) -> list[RunResults]:
         """The runs that have been evaluated; returns are theirs."""
         return [run for run in self.runs if run.frames]
+
+    @property
+    def for_goals(self) -> bool:
+        """Whether they were trained for goals, on data."""
+        return self.runs[0].for_goals
+
+    @property
+    def repeated(self) -> list[int]:
+        """Seeds of more than one of the runs, which are the same training then."""
+        counts = Counter(run.options["seed"] for run in self.runs)
+        return sorted(seed for seed, count in counts.items() if count > 1)
 
     def final(self) -> Interval | None:
         """Mean return at `frames`; None where there is no evaluation."""
@@ -139,27 +153,37 @@ class Group:
         return {frames: [one[frames] for one in seen] for frames in shared}
 
 
+def _made(evaluation: tuple[Path, Mapping[str, Any]]) -> float:
+    """When an evaluation was made, in seconds; those of earlier versions do not say it."""
+    path, result = evaluation
+    if "date" in result:
+        return datetime.fromisoformat(result["date"]).timestamp()
+    return path.stat().st_mtime
+
+
 def _for_goals(options: Mapping[str, Any]) -> bool:
     return options.get("train.objective") == "goal"
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunResults]:
-    """The runs that `paths` are, or hold in folders directly below them.
+    """The runs that `paths` are, or hold in folders directly below them, each of them once.
 
     Raises ValueError for a path that is neither.
     """
-    found = []
+    found: dict[Path, RunResults] = {}
     for path in paths:
         inside = sorted(config.parent for config in path.glob("*/config.yaml"))
         alone = RunFolder(path).config.exists() or not inside
-        found += [RunResults.read(run) for run in ([path] if alone else inside)]
-    return found
+        for run in [path] if alone else inside:
+            found.setdefault(run.resolve(), RunResults.read(run))
+    return list(found.values())
 
 
 def grouped(runs: Sequence[RunResults]) -> list[Group]:
     """Runs by task and by everything but their seeds, tasks in alphabetical order."""
     groups = []
-    for task, same in itertools.groupby(sorted(runs, key=lambda r: r.task), lambda r: r.task):
+    ordered = sorted(runs, key=_kind)
+    for (task, _), same in itertools.groupby(ordered, _kind):
         kinds: dict[str, list[RunResults]] = {}
         for run in same:
             kinds.setdefault(json.dumps(run.varied, sort_keys=True, default=str), []).append(run)
@@ -168,6 +192,11 @@ def grouped(runs: Sequence[RunResults]) -> list[Group]:
             Group(task, _label(members[0].varied, several), members) for members in kinds.values()
         ]
     return groups
+
+
+def _kind(run: RunResults) -> tuple[str, bool]:
+    """What runs must share to be compared."""
+    return run.task, run.for_goals
 
 
 def _label(options: Mapping[str, Any], all_of: Sequence[Mapping[str, Any]]) -> str:

@@ -253,6 +253,11 @@ AnySettings = Settings | GoalSettings
 OBJECTIVES: dict[str, type[AnySettings]] = {"reward": Settings, "goal": GoalSettings}
 
 
+def read_training_options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Options of a training, of either kind. Raises UsageError."""
+    return read_options(files, overrides, *OBJECTIVES.values())
+
+
 def training_schema(raw: Mapping[str, Any]) -> type[AnySettings]:
     """The settings that `train.objective` of plain options asks for. Raises UsageError."""
     train = raw.get("train")
@@ -281,7 +286,7 @@ def load(
 
     Raises UsageError.
     """
-    return build(schema, stack(base or {}, read_options(files, overrides)))
+    return build(schema, stack(base or {}, read_options(files, overrides, schema)))
 
 
 def build(schema: type[S], raw: Mapping[str, Any]) -> S:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 CONFIDENCE = 0.95
-TRIM = 0.25  # share cut off at either end by the interquartile mean
 
 
 @dataclass(frozen=True)
@@ -30,22 +28,6 @@ def span(interval: Interval, form: str = ".1f") -> str:
     return f"{interval.point:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
-def iqm_interval(returns: ArrayLike, rng: np.random.Generator) -> Interval:
-    """Interquartile mean over seeds, with a stratified bootstrap interval (Agarwal et al. 2021).
-
-    returns (S, E): seeds by episodes, or (T, S, E) for several tasks. A seed's score is the mean
-    of its episodes, and seeds are drawn within each task, because seeds are what is independent.
-    With three seeds or so the interval is too narrow; that is the method's known limit.
-    Raises ValueError for another shape or a single seed (see `mean_interval`).
-    """
-    episodes = np.asarray(returns, dtype=float)
-    if episodes.ndim not in (2, 3) or episodes.shape[-2] < 2 or episodes.size == 0:
-        raise ValueError(f"need (seeds >= 2, episodes) or (tasks, ...), got {episodes.shape}")
-    scores = np.atleast_2d(episodes.mean(axis=-1))  # (T, S)
-    # BCa, the default, isn't defined for several samples whose statistic isn't smooth.
-    return _bootstrap(tuple(scores), _pooled_iqm, "percentile", rng)
-
-
 def mean_interval(returns: ArrayLike, rng: np.random.Generator) -> Interval:
     """Mean return of one agent over its episodes (E,), with a BCa bootstrap interval.
 
@@ -57,7 +39,13 @@ def mean_interval(returns: ArrayLike, rng: np.random.Generator) -> Interval:
         raise ValueError(f"need the returns of at least one episode, got shape {episodes.shape}")
     if episodes.size == 1:
         return Interval(float(episodes[0]), math.nan, math.nan)
-    return _bootstrap((episodes,), np.mean, "BCa", rng)
+    point = float(episodes.mean())
+    if np.allclose(episodes, episodes[0], rtol=1e-9, atol=0.0):
+        return Interval(point, point, point)  # BCa divides by the spread, here at most rounding
+    bounds = stats.bootstrap(
+        (episodes,), np.mean, confidence_level=CONFIDENCE, method="BCa", vectorized=True, rng=rng
+    ).confidence_interval
+    return Interval(point, float(bounds.low), float(bounds.high))
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator) -> Interval:
@@ -80,20 +68,3 @@ def wilson(successes: int, n: int) -> Interval:
         raise ValueError(f"need 0 <= successes <= n and n > 0, got {successes} of {n}")
     bounds = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(successes / n, float(bounds.low), float(bounds.high))
-
-
-def _pooled_iqm(*scores: np.ndarray, axis: int) -> np.ndarray:
-    """IQM of all tasks' scores together, for any number of leading resampling axes."""
-    return stats.trim_mean(np.concatenate(scores, axis=axis), TRIM, axis=axis)
-
-
-def _bootstrap(
-    samples: tuple[np.ndarray, ...], statistic: Any, method: str, rng: np.random.Generator
-) -> Interval:
-    point = float(statistic(*samples, axis=-1))
-    if all(np.allclose(sample, sample[0], rtol=1e-9, atol=0.0) for sample in samples):
-        return Interval(point, point, point)  # BCa divides by the spread, here at most rounding
-    bounds = stats.bootstrap(
-        samples, statistic, confidence_level=CONFIDENCE, method=method, vectorized=True, rng=rng
-    ).confidence_interval
-    return Interval(point, float(bounds.low), float(bounds.high))

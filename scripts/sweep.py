@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from scripts.engines import Engine, Job, LocalEngine
 from scripts.interrupts import noted_signals
 from scripts.metrics import read_column
 from scripts.option_help import layout, option_rows
-from scripts.options import read_options
+from scripts.options import read_options, word
 from scripts.reference import published_return
 from scripts.run_folder import RunFolder
 from scripts.run_results import LOOKING, flat
@@ -39,15 +38,17 @@ from scripts.terminal import console as make_console
 from scripts.terminal import counted
 from scripts.train import CHANGEABLE
 from scripts.training import trainable_spec
-from scripts.usage import UsageError, usage_errors
+from scripts.usage import UsageError, require_writable, usage_errors
 
 PLACES = ("runs", "name")  # options that say where a run lies
 OWN = ("name", "resume")
-IN_NAME = ("env", "seed", "planner")  # these are part of the name of every run
+IN_NAME = ("env", "seed", "planner")  # these are part of every name that a run is not given
 POLL_SECONDS = 0.5
+ELSEWHERE = "running elsewhere"
 STYLES = {
     "waiting": "dim",
     "running": "cyan",
+    ELSEWHERE: "cyan",
     "finished": "green",
     "skipped": "dim green",
     "interrupted": "yellow",
@@ -77,6 +78,8 @@ class Member:
     code: int = 0
     started: float = 0.0
     seconds: float = 0.0
+    # When the metrics were written that were last read, and what `reached` found in them.
+    _known: tuple[int, int, str] = field(default=(0, 0, ""), init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -98,15 +101,21 @@ class Member:
         crowded = self.settings.train.overlap is None and cores < 2 * self.settings.threads
         return [*self.command, *(["train.overlap=false"] if crowded else [])]
 
-    def frames(self) -> int:
-        """Env frames at its last row of metrics."""
-        frames, _ = read_column(self.folder / "metrics.csv", "frames")
-        return frames[-1] if frames else 0
+    def reached(self) -> tuple[int, str]:
+        """Env frames at its last row of metrics, and its last evaluated return at how many.
 
-    def evaluated(self) -> str:
-        """Its last evaluated return, and at how many env frames; empty before the first."""
-        frames, returns = read_column(self.folder / "metrics.csv", "eval/return")
-        return f"{returns[-1]:.1f} at {frames[-1]}" if frames else ""
+        The return is empty before the first. Metrics are read where they have changed.
+        """
+        metrics = self.folder / "metrics.csv"
+        if not metrics.exists():
+            return 0, ""
+        changed = metrics.stat().st_mtime_ns
+        if self._known[0] != changed:
+            frames, _ = read_column(metrics, "frames")
+            at, returns = read_column(metrics, "eval/return")
+            found = f"{returns[-1]:.1f} at {at[-1]}" if at else ""
+            self._known = changed, frames[-1] if frames else 0, found
+        return self._known[1:]
 
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
@@ -124,8 +133,9 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
 
 
 def slots(members: Sequence[Member], workers: int | None) -> int:
-    """How many of the trainings run side by side: `workers`, or as many as cores allow."""
-    return workers or max(1, (os.cpu_count() or 1) // members[0].settings.threads)
+    """How many trainings run side by side: `workers`, or as many as cores allow; all, if fewer."""
+    most = workers or (os.cpu_count() or 1) // members[0].settings.threads
+    return max(1, min(most, sum(member.state == "waiting" for member in members)))
 
 
 def plan(files: Sequence[str], overrides: Sequence[str], *, exact: bool = False) -> list[Member]:
@@ -170,15 +180,17 @@ def _values(item: str) -> list[str]:
 def _member(
     files: Sequence[str], overrides: Sequence[str], varied: Sequence[str], exact: bool
 ) -> Member:
-    options = read_options(files, overrides)
+    options = read_options(files, overrides, Settings)
     if training_schema(options) is not Settings:
         raise UsageError("telic sweep trains for reward; trainings for goals begin by telic train")
     settings = build(Settings, options)
     parts = [o.replace("/", "-") for o in overrides if o.partition("=")[0] in varied]
-    others = [part for part in parts if part.partition("=")[0] not in IN_NAME]
-    name = "-".join([settings.run_name(), *others])
+    if settings.name is None:
+        parts = [part for part in parts if part.partition("=")[0] not in IN_NAME]
+    name = "-".join([settings.run_name(), *parts])
     settings = load(Settings, files, [*overrides, f"name={name}"])
-    train = [sys.executable, "-m", "scripts.cli", "train"]
+    # -P, because packages in the working folder may have the names of ours.
+    train = [sys.executable, "-P", "-m", "scripts.cli", "train"]
     member = Member(settings, [*train, *_configs(files), *overrides, f"name={name}"])
     with usage_errors():
         if not RunFolder(member.folder).config.exists():
@@ -195,10 +207,11 @@ def _member(
     seen = [int(p.name) for p in checkpoints.glob("*") if p.name.isdecimal()]
     if seen and max(seen) >= settings.train.frames:
         member.state = "skipped"
+    given = [key for key, _ in flat(options) if key in asked]  # without groups that are empty
     changed = [
-        f"{key}={json.dumps(value)}"
-        for key, value in flat(options)
-        if key.partition(".")[0] in CHANGEABLE and was[key] != value
+        f"{key}={word(asked[key])}"
+        for key in given
+        if key.partition(".")[0] in CHANGEABLE and was[key] != asked[key]
     ]
     member.command = [*train, f"resume={member.folder}", *changed]
     return member
@@ -228,35 +241,45 @@ def options_of(settings: Settings) -> dict[str, Any]:
 def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
     """Run what waits, as many at once as the engine takes; returns the exit code.
 
-    A training that fails is not started again; the others go on. After Ctrl-C or SIGTERM the
-    running ones save and stop.
+    A training that fails is not started again; the others go on. After Ctrl-C, SIGTERM or SIGHUP
+    the running ones save and stop. Raises UsageError where nothing can be written.
     """
     waiting = [m for m in members if m.state == "waiting"]
     before = len(members) - len(waiting)
+    for folder in {member.log.parent for member in waiting}:
+        require_writable(folder)
     console.print(
         f"{counted(len(members), 'training')}, {before} of them finished before, "
         f"{engine.slots} at a time"
     )
     running: list[tuple[Member, Job]] = []
+    told = 0
     with noted_signals() as stop, Live(console=console, transient=True, auto_refresh=False) as live:
-        told = 0
-        while waiting or running:
-            while waiting and len(running) < engine.slots and not stop:
-                member = waiting.pop(0)
-                member.log.parent.mkdir(parents=True, exist_ok=True)
-                member.state, member.started = "running", time.monotonic()
-                command = member.command_on(engine.cores)
-                running.append((member, engine.start(command, member.log)))
-            if len(stop) > told:  # a second Ctrl-C is passed on, too
-                waiting, told = [], len(stop)
-                for _, job in running:
-                    job.interrupt()
-            for member, job in running:
-                if _ended(member, job.poll()):
-                    console.print(_line(member))
-            running = [(member, job) for member, job in running if member.state == "running"]
-            live.update(_table(members), refresh=True)
-            time.sleep(POLL_SECONDS)
+        try:
+            while waiting or running:
+                while waiting and len(running) < engine.slots and not stop:
+                    member = waiting.pop(0)
+                    if RunFolder(member.folder).locked:
+                        member.state = ELSEWHERE
+                        continue
+                    member.log.parent.mkdir(parents=True, exist_ok=True)
+                    member.state, member.started = "running", time.monotonic()
+                    command = member.command_on(engine.cores)
+                    running.append((member, engine.start(command, member.log)))
+                if len(stop) > told:  # a second Ctrl-C is passed on, too
+                    waiting, told = [], len(stop)
+                    for _, job in running:
+                        job.interrupt()
+                for member, job in running:
+                    if _ended(member, job.poll()):
+                        console.print(_line(member))
+                running = [(member, job) for member, job in running if member.state == "running"]
+                live.update(_table(members), refresh=True)
+                time.sleep(POLL_SECONDS)
+        finally:
+            # Whatever ends a sweep ends its trainings; a second signal would keep them from saving.
+            for _, job in running if not told else ():
+                job.interrupt()
     console.print(_table(members))
     return _summarise(members, console)
 
@@ -273,8 +296,8 @@ def _ended(member: Member, code: int | None) -> bool:
 
 def _line(member: Member) -> str:
     """How a training ended."""
-    found = member.evaluated()
-    ended = f"  {member.state}: {member.name}, {member.frames()} env frames"
+    frames, found = member.reached()
+    ended = f"  {member.state}: {member.name}, {frames} env frames"
     return f"{ended}, return {found}" if found else ended
 
 
@@ -284,11 +307,12 @@ def _table(members: Sequence[Member]) -> Table:
         table.add_column(column, justify="right")
     for member in members:
         published = published_return(member.settings.env.name)
+        frames, found = member.reached()
         table.add_row(
             member.name,
             Text(member.state, STYLES[member.state]),
-            f"{member.frames()} of {member.settings.train.frames}",
-            member.evaluated(),
+            f"{frames} of {member.settings.train.frames}",
+            found,
             "" if published is None else f"{published:.0f}",
             f"{member.seconds / 60:.1f}" if member.seconds else "",
         )
@@ -296,12 +320,18 @@ def _table(members: Sequence[Member]) -> Table:
 
 
 def _summarise(members: Sequence[Member], console: Console) -> int:
-    """Say what failed or is left; returns the exit code."""
+    """Say what failed, runs elsewhere or is left; returns the exit code."""
     failed = [m for m in members if m.state == "failed"]
     for member in failed:
         text = member.log.read_text(errors="replace").strip().splitlines()
         console.print(f"failed: {member.name} (exit code {member.code}), see {member.log}")
         console.print(f"  {text[-1] if text else 'it printed nothing'}")
+    elsewhere = [m for m in members if m.state == ELSEWHERE]
+    for member in elsewhere:
+        console.print(
+            f"{ELSEWHERE}: another telic process writes {member.folder}; "
+            "when it has ended the same command goes on"
+        )
     left = [m for m in members if m.state in ("waiting", "interrupted")]
     if left:
         console.print(
@@ -309,7 +339,7 @@ def _summarise(members: Sequence[Member], console: Console) -> int:
             "the same command goes on"
         )
         return 130
-    if not failed:
-        folder = shlex.quote(str(members[0].settings.runs))
-        console.print(f"all finished, in {folder}")
-    return 1 if failed else 0
+    if failed or elsewhere:
+        return 1
+    console.print(f"all finished, in {shlex.quote(str(members[0].settings.runs))}")
+    return 0

@@ -25,14 +25,15 @@ from scripts.agent_files import training_done
 from scripts.interrupts import noted_signals
 from scripts.metrics import MetricsLogger
 from scripts.offline import OfflineRun
-from scripts.option_help import layout, option_rows
-from scripts.options import Options, parse_overrides, read_options, stack
+from scripts.option_help import layout, option_rows, shown
+from scripts.options import Options, stack
 from scripts.run_folder import RunFolder
 from scripts.settings import (
     AnySettings,
     GoalSettings,
     prepare_torch,
     read_run_options,
+    read_training_options,
     training_schema,
     training_settings,
 )
@@ -46,13 +47,17 @@ CHANGEABLE = ("train", "wandb", "device")  # options that may change when a run 
 
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
-    """All options with their defaults, those of `files` and `overrides` applied."""
-    raw = read_options(files, overrides)
+    """All options with their defaults, or as resume= has them, `files` and `overrides` applied."""
+    folder, others = _split_resume(overrides)
+    raw = read_training_options(files, others)
+    if folder is not None:
+        with usage_errors():
+            raw = stack(read_run_options(RunFolder.open(folder)), raw)
     if training_schema(raw) is GoalSettings:
         raw = {"data": "(required)", **raw}
     rows = option_rows(training_settings(raw))
-    resume = ("resume", "null", "run folder: go on with it; only train.*, wandb.*, device change")
-    return layout([resume, *rows]) + (
+    note = "run folder: go on with it; only train.*, wandb.*, device change"
+    return layout([("resume", shown(folder), note), *rows]) + (
         "\n\n`planner=NAME --help` lists the options of that planner, "
         "`train.objective=goal --help` those of a training on data."
     )
@@ -60,12 +65,12 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    resume = parse_overrides(overrides).get("resume")
+    folder, others = _split_resume(overrides)
     console = make_console()
-    if resume is None:
-        run = start(training_settings(read_options(files, overrides)))
+    if folder is None:
+        run = start(training_settings(read_training_options(files, others)))
     else:
-        opened = go_on(Path(str(resume)), files, overrides)
+        opened = go_on(folder, files, others)
         if isinstance(opened, str):
             console.print(opened)
             return 0
@@ -75,6 +80,13 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     finally:
         run.close()
         run.folder.release()
+
+
+def _split_resume(overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder of the last `resume=`, if it names one, and all other options."""
+    folders = [item.removeprefix("resume=") for item in overrides if item.startswith("resume=")]
+    others = [item for item in overrides if not item.startswith("resume=")]
+    return (Path(folders[-1]) if folders and folders[-1] not in ("", "null") else None), others
 
 
 def start(settings: AnySettings) -> Run:
@@ -99,7 +111,7 @@ def go_on(path: Path, files: Sequence[str], overrides: Sequence[str]) -> Run | s
 
     If it has done all that it was asked for, a line that says so. Raises UsageError.
     """
-    changes = read_options(files, [o for o in overrides if not o.startswith("resume=")])
+    changes = read_training_options(files, overrides)
     for key in changes:
         if key not in CHANGEABLE:
             raise UsageError(

@@ -434,9 +434,10 @@ class TrainingRun:
         deviation = np.array([*deviations, row["eval/std"]])
         path, name = self.folder.plots / "learning_curve.png", self.spec.name
         band = (mean - deviation).tolist(), (mean + deviation).tolist()
-        line = Line("this run", x.tolist(), mean.tolist(), *band)
+        kind = "one standard deviation"
+        line = Line("this run", x.tolist(), mean.tolist(), *band, band=kind)
         learning_curve(path, [line], reference_curves(name), name)
-        metrics.log_media("plots/learning_curve", path)
+        metrics.log_picture("plots/learning_curve", path)
 
     def _oldest_needed(self) -> int:
         """First episode that any kept checkpoint refers to."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UsageError(Exception):
@@ -23,3 +25,13 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(first_line(error)) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UsageError unless files can be written to `folder`, there or not; leaves no trace."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None

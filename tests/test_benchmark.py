@@ -696,7 +696,7 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
     (maker,) = cells[0]["result"]["made_by"]
     took = sorted(row["result"]["seconds"][-1] / 60 for row in cells)
     minutes = f"{took[0]:.1f} to {took[1]:.1f} minutes"
-    assert f"{maker['precision']}, 2 at a time (2 trainings, {minutes})" in text
+    assert f"{maker['precision']}, 1 at a time (2 trainings, {minutes})" in text
     assert f"(code {maker['code']})" in text and maker["code"] == CODE
 
     # Files of earlier versions tell less.
@@ -745,6 +745,7 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
         ("loss.lr=0.1,0.2", "list values of tasks, seeds and planner only"),
         ("train.frames=100", "train.frames is set by suite=dmc; use frames=50000"),
         ("train.eval_episodes=3", "train.eval_episodes is set by suite=dmc; use episodes=20"),
+        ("planner.deadline_ms=9", "planner.deadline_ms is set by suite=dmc; use no deadline"),
         ("env.name=dmc/cup-catch", "env.name is set by suite=dmc; use tasks=reacher-easy"),
     ],
 )

@@ -61,6 +61,37 @@ def test_help_lists_options_with_defaults_meaning_and_the_given_planner() -> Non
     assert re.search(r"^  run=\(required\) +run folder", telic("evaluate", "-h").out, re.MULTILINE)
 
 
+def test_help_on_a_resume_shows_the_options_of_the_run(trained_run: Path) -> None:
+    result = telic("train", f"resume={trained_run}", "train.log_every=7", "--help")
+    assert result.code == 0 and result.err == ""
+    for option in (f"resume={trained_run}", "train.frames=400", "train.log_every=7"):
+        assert re.search(rf"^  {re.escape(option)}\b", result.out, re.MULTILINE), option
+
+
+def test_an_interrupted_command_is_not_said_to_have_saved() -> None:
+    assert "130 interrupted.\n" in telic("--help").out
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("evaluate", "evaluations"),
+        ("evaluate", "plots"),
+        ("control", "plots"),
+        ("control", "videos"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_written_to_is_refused_before_the_episodes(
+    trained_run: Path, tmp_path: Path, command: str, place: str
+) -> None:
+    folder = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    shutil.rmtree(folder / place, ignore_errors=True)
+    (folder / place).touch()
+    words = ["video=true"] if place == "videos" else []
+    refused = telic(command, f"run={folder}", "planner=zero", *words)
+    assert refused.error == f"cannot write to {folder / place}: Not a directory"
+
+
 def test_help_of_a_training_on_data_needs_no_data() -> None:
     result = telic("train", "train.objective=goal", "--help")
     assert result.code == 0 and result.err == ""
@@ -103,6 +134,9 @@ def test_version() -> None:
         (["train", "resume=none"], "none is not a run folder: no such folder"),
         (["control"], "run=... is required"),
         (["control", "run=none"], "none is not a run folder: no such folder"),
+        (["control", "run=007"], "007 is not a run folder: no such folder"),
+        (["train", "resume=007"], "007 is not a run folder: no such folder"),
+        (["train", "resume=007", "--help"], "007 is not a run folder: no such folder"),
         (["list", "planer"], "telic list takes one of planners, envs, models, configs, got"),
         (["doctor", "seed=3"], "telic doctor takes no options, got 'seed=3'"),
         (["check-env", "env=gym/FrozenLake-v1"], "FrozenLake-v1 has observation Discrete(16)"),
@@ -137,6 +171,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
         (["evaluate", "planner=cem", "planner.sample=9"], "did you mean 'planner.samples'?"),
         (["evaluate", "planner.name=null"], "must be a name or a list of names, got None"),
         (["evaluate", "planner=[cem,5]"], "must be a name or a list of names, got ['cem', 5]"),
+        (["evaluate", "planner.deadline_ms=9"], "planner.deadline_ms is set by telic evaluate; u"),
+        (["evaluate", "checkpoint=000040000"], "no checkpoint folder 000040000"),
         (["evaluate", "episodes=0"], "episodes must be at least 1, got 0"),
         (["evaluate", "agent.replan_every=4"], "agent.replan_every must be at most planner.hor"),
     ],

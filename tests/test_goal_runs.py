@@ -3,16 +3,19 @@
 import json
 import shutil
 import signal
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from cli_helpers import Result, csv_rows, repeatable, start_telic, telic, wait_for
 
-from envs import EnvConfig, make_env
+from envs import EnvConfig, make_env, spec_of
 from mpc import Plan, Planner, Problem
+from scripts import offline
 from scripts.benchmarks.goals import (
     ABLATIONS,
     RIVALS,
@@ -22,12 +25,16 @@ from scripts.benchmarks.goals import (
     times_to_success,
 )
 from scripts.benchmarks.suite import Target
-from scripts.datasets import HELD_OUT, Dataset
+from scripts.datasets import HELD_OUT, Dataset, Recorded, write_dataset
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import PlannerChoice, open_goal_run
+from scripts.metrics import MetricsLogger
+from scripts.plots import Line
 from scripts.recording import TOGETHER, AgentEpisodes, PolicyEpisodes
+from scripts.run_folder import RunFolder
 from scripts.settings import GoalConfig
-from world_models import latest_checkpoint, load_checkpoint
+from scripts.statistics import wilson
+from world_models import Episode, latest_checkpoint, load_checkpoint
 
 minari = pytest.importorskip("minari", reason="datasets need it: telic[goals]")
 
@@ -168,6 +175,38 @@ def test_a_record_in_blocks_is_what_blocks_of_actions_do(data: Path) -> None:
         obs, *_ = env.step(action)
         assert np.array_equal(goal_task(env).state, one.states[t + 1])
     assert np.array_equal(obs, one.episode.obs[-1].numpy())
+
+
+def test_episodes_shorter_than_a_block_are_left_out(data: Path, tmp_path: Path) -> None:
+    whole = list(islice(Dataset.open(data).read(), 6))
+    lengths = (30, 3, 30, 4, 1, 30)
+    cut = [shortened(one, steps) for one, steps in zip(whole, lengths, strict=True)]
+    spec, facts = spec_of(make_env("goal/two-rooms")), {**Dataset.open(data).facts}
+    dataset = write_dataset(tmp_path / "cut", spec, facts, cut)
+    assert [one.episode.steps for one in dataset.read()] == list(lengths)
+    blocks = list(dataset.read(action_block=4))
+    assert [one.episode.steps for one in blocks] == [7, 7, 1, 7]
+    for one, again in zip(blocks, (cut[i].in_blocks(4) for i in (0, 2, 3, 5)), strict=True):
+        assert torch.equal(one.episode.actions, again.episode.actions)
+        assert torch.equal(one.episode.obs, again.episode.obs)
+    for pair in draw_goals(GoalConfig(source="random"), blocks, 30, seed=0):
+        assert pair is not None and not any(
+            (pair["goal"] == state).all() for i in (1, 4) for state in states_of(cut[i])
+        )
+    with pytest.raises(ValueError, match="no episode as long as one control step of 31 actions"):
+        list(dataset.read(action_block=31))
+
+
+def shortened(one: Recorded, steps: int) -> Recorded:
+    """The first control steps of an episode."""
+    kept, episode = slice(steps + 1), one.episode
+    parts = (episode.obs[kept], episode.actions[:steps], episode.rewards[:steps], False)
+    return Recorded(Episode(*parts), states_of(one)[kept])
+
+
+def states_of(one: Recorded) -> Any:
+    assert one.states is not None
+    return one.states
 
 
 def test_a_model_of_blocks_is_trained_and_controls(data: Path, tmp_path: Path) -> None:
@@ -322,6 +361,44 @@ def test_metrics_are_counted_in_updates(run: Path) -> None:
     assert (run / "plots" / "learning_curve.png").is_file()
 
 
+def test_a_picture_stands_beside_its_row_and_rates_are_of_their_own_episodes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    drawn: list[Line] = []
+    log = MetricsLogger.log
+
+    def note(metrics: MetricsLogger, row: dict[str, float], done: int) -> None:
+        seen.extend(key for key in row if key == "eval/success")
+        log(metrics, row, done)
+
+    monkeypatch.setattr(MetricsLogger, "log", note)
+    monkeypatch.setattr(MetricsLogger, "log_picture", lambda *_: seen.append("picture"))
+    monkeypatch.setattr(offline, "success_curve", lambda _, lines, __: drawn.extend(lines))
+    assert train(data, tmp_path / "run", "train.updates=4", "train.eval_every=2").code == 0
+    assert seen == ["picture", "eval/success"] * 2
+    more = ("train.updates=6", "train.eval_episodes=3")
+    assert telic("train", f"resume={tmp_path / 'run'}", *more).code == 0
+    last, counts = drawn[-1], (2, 2, 3)
+    assert last.x == [2, 4, 6] and last.high is not None
+    for rate, high, count in zip(last.y, last.high, counts, strict=True):
+        assert high == wilson(round(rate * count), count).high
+
+    # Rows of earlier versions do not say how many there were.
+    class Earlier:
+        def column(self, name: str) -> tuple[list[int], list[float]]:
+            return ([2], [0.5]) if name == "eval/success" else ([], [])
+
+        log_picture = staticmethod(lambda *_: None)
+
+    state: Any = SimpleNamespace(
+        envs=[None] * 4, steps=4, folder=RunFolder(tmp_path), spec=SimpleNamespace(name="task")
+    )
+    row, metrics = {"eval/success": 1.0, "eval/episodes": 4.0}, cast(Any, Earlier())
+    offline.OfflineRun._draw_learning_curve(state, metrics, row)
+    assert drawn[-1].low == [wilson(2, 4).low, wilson(4, 4).low]
+
+
 def test_other_data_is_refused(data: Path, run: Path, tmp_path: Path) -> None:
     other = telic("collect", ENV, "episodes=40", "steps=30", f"datasets={tmp_path}")
     assert other.code == 0
@@ -452,6 +529,8 @@ def test_the_goals_suite_measures_open_and_closed_loops(run: Path, tmp_path: Pat
         assert len(row["result"]["promised"]) == (3 if cold else 0)
     text = (tmp_path / "goals.md").read_text()
     assert "### closed loop, 20 ms per decision" in text and "in the model" in text
+    assert "replanned every control step with warm_start=all" in text
+    assert f"written to {tmp_path}: goals.md, goals.json and goals*.png" in first.out
     assert list(tmp_path.glob("goals-1-*.png"))
     again = telic(*words, "trials=1")
     assert "6 of 6 cells are finished already" in again.out
@@ -478,6 +557,9 @@ def test_plans_are_timed_as_they_are_made_in_episodes(
         kind = cell.key["kind"]
         cell.measure()
     assert made == {("closed", 1, 3), ("closed", 2, 3), ("open", 1, 4), ("open", 2, 4)}
+    protocol = suite.report([]).protocol
+    assert "replanned every 3 control steps with" in protocol
+    assert protocol.endswith(" Options: `agent.replan_every=3`.")
 
 
 def test_goals_lie_as_far_ahead_as_plans_are_long(run: Path) -> None:

@@ -184,7 +184,7 @@ def test_disabled_never_imports_wandb(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
     metrics = make(tmp_path)
     metrics.log({"loss": 1.0}, 10)
-    metrics.log_media("plan", tmp_path / "plan.png")
+    metrics.log_picture("plan", tmp_path / "plan.png")
     assert not (tmp_path / "wandb").exists()
 
 

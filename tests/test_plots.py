@@ -5,6 +5,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from scripts import plots
 from scripts.reference import published_return, reference_curves
@@ -50,6 +51,26 @@ def test_learning_curve(tmp_path: Path, environment: str) -> None:
     for lines in ([banded], [banded, plots.Line("cem", frames[:1], [3.0])], []):
         plots.learning_curve(path, lines, reference_curves(environment), "run")
         assert_picture(path)
+
+
+def test_legends_say_what_bands_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str | None] = []
+
+    def save(figure: Figure, _: Path) -> None:
+        found = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        titles.extend(legend.get_title().get_text() for legend in found if legend is not None)
+
+    monkeypatch.setattr(plots, "_save", save)
+    ends = [0.0, 1.0], [0.2, 0.3], [0.1, 0.2], [0.3, 0.4]
+    plain, usual = plots.Line("a", *ends[:2]), plots.Line("b", *ends)
+    other = plots.Line("c", *ends, band="range")
+    path = tmp_path / "curve.png"
+    for lines in ([plain, usual], [other]):
+        plots.learning_curve(path, lines, {}, "run")
+        plots.success_curve(path, lines, "run")
+        plots.line_panels(path, [plots.Panel("", "x", "y", lines)], "run")
+    plots.line_panels(path, [plots.Panel("", "x", "y", [plain])], "run")
+    assert titles == ["band: 95 % interval"] * 3 + ["band: range"] * 3
 
 
 @pytest.mark.parametrize("numbers", [1, 3, 21])

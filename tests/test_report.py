@@ -1,6 +1,7 @@
 """`telic report`, and the linear readout behind the pictures of plans."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from cli_helpers import telic
 from omegaconf import OmegaConf
 
+from scripts import report_page
+from scripts.plots import Line
 from scripts.readout import fit_readout, principal_readout
 from scripts.run_folder import RunFolder
 from scripts.run_results import find_runs, grouped
-from scripts.settings import Settings, load
+from scripts.settings import GoalSettings, Settings, load
 from world_models import LatentModel, ModelConfig
 
 
@@ -81,6 +84,83 @@ def test_runs_without_an_evaluation_are_told_and_left_out(tmp_path: Path) -> Non
     # A curve of nothing can be drawn.
     assert telic("report", f"run={tmp_path / 'c'}", f"html={page}").code == 0
     assert "<td>1, 1 not evaluated</td><td>–</td><td></td>" in page.read_text()
+
+
+def test_a_run_that_is_named_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs" / "a", 1, [10.0])
+    make_run(tmp_path / "runs" / "b", 2, [30.0])
+    monkeypatch.chdir(tmp_path)
+    for words in ("runs/a,runs/b,runs/a", "runs,runs/a", f"runs,{tmp_path}/runs/../runs/b"):
+        found = find_runs([Path(word) for word in words.split(",")])
+        assert [run.folder.name for run in found] == ["a", "b"]
+
+
+def test_runs_of_the_same_seed_are_warned_of(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        make_run(tmp_path / name, seed, [10.0])
+    found = telic("report", f"run={tmp_path}")
+    assert found.code == 0 and found.err == (
+        "warning: dmc/cup-catch, grasp: more than one run of seed 1, counted as if independent\n"
+    )
+    assert telic("report", f"run={tmp_path / 'a'},{tmp_path / 'b'}").err == ""
+
+
+def test_returns_and_success_are_drawn_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "a", 1, [10.0, 500.0])
+    settings = load(GoalSettings, [], ["env=dmc/cup-catch", "data=d", "train.objective=goal"])
+    config = OmegaConf.to_yaml(OmegaConf.structured(settings))
+    RunFolder.create(tmp_path / "b", config).release()
+    (tmp_path / "b" / "metrics.csv").write_text("updates,eval/success\n100,0.5\n")
+    drawn = {}
+    for name in ("learning_curve", "success_curve"):
+
+        def draw(path: Path, lines: list[Line], *_: object, name: str = name) -> None:
+            drawn[name] = [line.y for line in lines]
+            path.touch()
+
+        monkeypatch.setattr(report_page, name, draw)
+    text = report_page.page(grouped(find_runs([tmp_path])), "page")
+    assert drawn == {"learning_curve": [[10.0, 500.0]], "success_curve": [[0.5]]}
+    for kind in ("reward", "goals"):
+        assert f"<h2>dmc/cup-catch, trained for {kind}</h2>" in text
+
+
+def test_a_page_in_place_of_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "a", 1, [10.0])
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "a"):
+        refused = telic("report", "run=a", f"html={place}")
+        assert refused.error == f"html={place} is a folder; name a file in it"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_latest_evaluation_is_told_by_its_date(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 1, [10.0])
+    (run,) = find_runs([tmp_path / "a"])
+    folder = tmp_path / "a" / "evaluations"
+    folder.mkdir()
+
+    def store(name: str, mtime: float, **date: str) -> None:
+        (folder / name).write_text(json.dumps({"scores": [], **date}))
+        os.utime(folder / name, (mtime, mtime))
+
+    def latest() -> str:
+        found = run.evaluation()
+        assert found is not None
+        return found[0].name
+
+    # Files of earlier versions without a date.
+    store("b.json", 2_000.0)
+    store("a.json", 1_000.0)
+    assert latest() == "b.json"
+    # As copied, in another order than they were made in.
+    store("c.json", 4_000.0, date="2026-11-30T10:00:00+00:00")
+    store("d.json", 3_000.0, date="2026-11-30T10:00:01+00:00")
+    assert latest() == "d.json"
 
 
 def test_options_that_change_nothing_learned_do_not_part_runs(tmp_path: Path) -> None:

@@ -141,6 +141,21 @@ def test_a_mistake_is_one_line_with_the_dotted_name(override: str, words: str) -
     assert refusal(override).startswith(words)
 
 
+@pytest.mark.parametrize("text", ["2026_11_30", "007", "12:30", "1.50", "1e3", "true", "a: [b"])
+def test_text_is_what_stands_behind_the_equals_sign(text: str) -> None:
+    words = [f"name={text}", f"runs={text}", f"wandb.project={text}"]
+    settings = load(Settings, (), words)
+    assert (settings.name, settings.runs, settings.wandb.project) == (text, text, text)
+
+
+def test_text_may_be_null_or_in_a_list_and_numbers_stay_numbers() -> None:
+    words = ["name=null", "wandb.tags=[007,12:30]", "wandb.group=a", "train.frames=1_000"]
+    settings = load(Settings, (), [*words, "wandb.group=", "loss.lr=1e-2"])
+    assert settings.name is None and settings.wandb.group is None
+    assert settings.wandb.tags == ["007", "12:30"]
+    assert (settings.train.frames, settings.loss.lr) == (1000, 0.01)
+
+
 class Silent:
     def __post_init__(self) -> None:
         raise ValueError

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scripts.statistics import Interval, iqm_interval, mean_interval, paired_difference, wilson
+from scripts.statistics import Interval, mean_interval, paired_difference, wilson
 
 
 @pytest.fixture
@@ -15,33 +15,6 @@ def rng() -> np.random.Generator:
 
 def covered(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
-
-
-def test_iqm_is_the_mean_of_the_middle_half(rng: np.random.Generator) -> None:
-    scores = np.array([0.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 900.0])
-    interval = iqm_interval(scores[:, None] + np.array([-1.0, 1.0]), rng)
-    assert interval.point == pytest.approx((4 + 5 + 6 + 7) / 4)
-    tasks = scores.reshape(2, 4, 1)
-    assert iqm_interval(tasks, rng).point == pytest.approx(interval.point)
-
-
-def test_iqm_bootstrap_is_stratified_by_task(rng: np.random.Generator) -> None:
-    """Tasks differ hugely but seeds don't, so drawing seeds within tasks moves nothing."""
-    returns = np.repeat([[[0.0]], [[500.0]], [[1000.0]]], 5, axis=1)
-    returns[1] += np.arange(5)[:, None] * 1e-3
-    interval = iqm_interval(returns, rng)
-    assert interval.high - interval.low < 0.01
-
-
-def test_iqm_treats_seeds_not_episodes_as_independent(rng: np.random.Generator) -> None:
-    seeds = rng.normal(size=(6, 1)) * 100
-    one, many = iqm_interval(seeds, rng), iqm_interval(np.repeat(seeds, 50, axis=1), rng)
-    assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.1)
-
-
-def test_iqm_covers_the_truth_about_as_often_as_it_says(rng: np.random.Generator) -> None:
-    hits = [covered(iqm_interval(rng.normal(50, 10, (20, 1)), rng), 50.0) for _ in range(150)]
-    assert 0.86 <= np.mean(hits) <= 0.99
 
 
 def test_mean_interval_of_many_normal_draws_is_the_textbook_one(rng: np.random.Generator) -> None:
@@ -99,14 +72,12 @@ def test_wilson_is_newcombes_table(successes: int, n: int, low: float, high: flo
 
 
 def test_same_generator_state_same_interval() -> None:
-    draws = np.random.default_rng(3).normal(size=(5, 4))
-    first, again = (iqm_interval(draws, np.random.default_rng(1)) for _ in range(2))
+    draws = np.random.default_rng(3).normal(size=20)
+    first, again = (mean_interval(draws, np.random.default_rng(1)) for _ in range(2))
     assert first == again
 
 
 def test_what_cannot_be_estimated_is_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="seeds >= 2"):
-        iqm_interval(np.ones((1, 10)), rng)
     with pytest.raises(ValueError, match="at least one episode"):
         mean_interval([], rng)
     with pytest.raises(ValueError, match="pairs need equal shapes"):

@@ -1,15 +1,20 @@
 """`telic sweep`: which trainings it makes, and what becomes of them."""
 
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_helpers import DEBUG, assert_same_training, start_telic, telic, wait_for
+from omegaconf import OmegaConf
 
 from scripts import sweep as module
-from scripts.sweep import plan, sweep
+from scripts.interrupts import noted_signals
+from scripts.run_folder import RunFolder
+from scripts.settings import Settings, load
+from scripts.sweep import plan, slots, sweep
 from scripts.terminal import console
 from scripts.usage import UsageError
 
@@ -180,3 +185,120 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / RUN / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds other files"):
         plan(["debug"], ["env=gym/Pendulum-v1", f"runs={tmp_path}"])
+
+
+def test_packages_of_the_working_folder_do_not_stand_in_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "__init__.py").write_text("raise SystemExit('another package')")
+    (member,) = plan(["debug"], ["env=gym/Pendulum-v1", f"runs={tmp_path}"])
+    command = member.command[: member.command.index("train") + 1]
+    done = subprocess.run([*command, "--no"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.startswith("error: unknown argument '--no'")
+
+
+def test_a_lone_training_has_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    members = plan(["debug"], ["env=gym/Pendulum-v1", "seed=1,2,3", f"runs={tmp_path}"])
+    assert (slots(members, None), slots(members, 2), slots(members, 9)) == (3, 2, 3)
+    members[0].state = members[1].state = "skipped"
+    assert (slots(members, None), slots(members, 2)) == (1, 1)
+    members[2].state = "skipped"
+    assert slots(members, None) == 1
+
+
+def test_a_sweep_that_fails_interrupts_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = plan(["debug"], ["env=gym/Pendulum-v1", "seed=1,2", f"runs={tmp_path}"])
+    interrupted = []
+
+    class Job:
+        def poll(self) -> int | None:
+            raise OSError("the terminal is gone")
+
+        def interrupt(self) -> None:
+            interrupted.append(self)
+
+    engine = Script(2, [0, 0])
+    monkeypatch.setattr(engine, "start", lambda *_: Job())
+    with pytest.raises(OSError, match="the terminal is gone"):
+        sweep(members, engine, console())
+    assert len(interrupted) == 2
+
+
+def test_a_closed_terminal_is_noted_unless_it_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        with noted_signals() as seen:
+            signal.raise_signal(signal.SIGHUP)
+        assert seen == [signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with noted_signals() as seen:
+            signal.raise_signal(signal.SIGHUP)
+        assert seen == [] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_training_that_runs_elsewhere_has_not_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = plan(["debug"], ["env=gym/Pendulum-v1", "seed=1,2", f"runs={tmp_path}"])
+    other = RunFolder.create(members[0].folder, "")
+    assert RunFolder(members[0].folder).locked and not RunFolder(members[1].folder).locked
+    engine = Script(2, [0])
+    assert sweep(members, engine, console()) == 1
+    other.release()
+    assert not RunFolder(members[0].folder).locked
+    assert [m.state for m in members] == ["running elsewhere", "finished"]
+    told = capsys.readouterr().out
+    assert f"running elsewhere: another telic process writes {members[0].folder};" in told
+    assert "failed" not in told and "all finished" not in told
+
+
+def test_metrics_are_read_again_only_where_they_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (member,) = plan(["debug"], ["env=gym/Pendulum-v1", f"runs={tmp_path}"])
+    assert member.reached() == (0, "")
+    member.folder.mkdir()
+    metrics = member.folder / "metrics.csv"
+    metrics.write_text("frames,eval/return\n100,7.25\n150,\n")
+    assert member.reached() == (150, "7.2 at 100")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_column", None)
+        assert member.reached() == (150, "7.2 at 100")
+    metrics.write_text("frames,eval/return\n100,7.25\n200,8\n")
+    assert member.reached() == (200, "8.0 at 200")
+
+
+def test_runs_of_a_file_that_names_them_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nenv: gym/Pendulum-v1\n")
+
+    def found(*options: str) -> list[str]:
+        return [m.name for m in plan(["debug", str(file)], [*options, f"runs={tmp_path}"])]
+
+    assert found("seed=1,2") == ["mine-seed=1", "mine-seed=2"]
+    assert found("planner=grasp,cem", "loss.lr=0.1") == ["mine-planner=grasp", "mine-planner=cem"]
+    assert found("seed=2") == ["mine"]
+
+
+def test_a_file_with_an_empty_group_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n# frames: 7\nwandb: {project: '007', tags: [a]}\n")
+    options = ["env=gym/Pendulum-v1", f"runs={tmp_path}"]
+    (member,) = plan([str(file)], options)
+    stored = OmegaConf.structured(load(Settings, [], options[:1]))
+    RunFolder.create(member.folder, OmegaConf.to_yaml(stored)).release()
+    (again,) = plan([str(file)], options)
+    resume = [f"resume={member.folder}", "wandb.project=007", 'wandb.tags=["a"]']
+    assert again.command[-3:] == resume
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/runs")):
+        refused = telic("sweep", *DEBUG, f"runs={runs}", "env=gym/Pendulum-v1")
+        assert refused.error.startswith(f"cannot write to {runs}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

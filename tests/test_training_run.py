@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+import wandb
 from cli_helpers import DEBUG, csv_rows, json_rows, telic, wandb_rows
 from gymnasium.envs.classic_control import CartPoleEnv
 from safetensors.torch import load_file
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from agents import MPCAgent, Protocol, run_episodes
 from envs import EnvConfig, EnvSpec, RenderingUnavailable, make_env, select_gl_backend
 from mpc import PLANNERS
+from scripts import doctor
 from scripts.agent_files import describe, load_model
 from scripts.collector import Unfinished, read_episode
 from scripts.exploration import RandomActions
@@ -141,6 +144,19 @@ def test_evaluate_compares_every_planner_under_one_hashed_protocol(run: Path) ->
         assert score["options"]["horizon"] == 3 and score["fallbacks"] == 0
         assert re.search(rf"^│ {score['planner']} +│", result.out, re.MULTILINE)
     assert (run / "plots" / f"planners-{path.stem}.png").read_bytes().startswith(PNG)
+
+
+def test_an_evaluation_has_a_date_and_no_deadline(run: Path) -> None:
+    config = (run / "config.yaml").read_text()
+    assert "deadline_ms: null" in config
+    (run / "config.yaml").write_text(config.replace("deadline_ms: null", "deadline_ms: 5.0"))
+    words = (f"run={run}", "planner=grasp", "episodes=1", "decisions=1")
+    assert telic("evaluate", *words).code == 0
+    (path,) = (run / "evaluations").iterdir()
+    found = json.loads(path.read_text())
+    assert found["scores"][0]["options"]["deadline_ms"] is None
+    age = datetime.now(UTC) - datetime.fromisoformat(found["date"])
+    assert timedelta(0) <= age < timedelta(minutes=10)
 
 
 def test_evaluations_repeat_and_keep_each_other(run: Path) -> None:
@@ -300,6 +316,30 @@ def test_doctor_and_check_env_say_ok() -> None:
     assert re.search(r"^ok +a seed reproduces an episode bit for bit", checked.out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("disabled", "disabled: as WANDB_MODE or your W&B settings say"),
+        (
+            "offline",
+            "offline: as WANDB_MODE or your W&B settings say, runs are kept for wandb sync",
+        ),
+        (None, "offline: no key configured, runs are kept for wandb sync"),
+    ],
+)
+def test_doctor_tells_why_wandb_is_not_online(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str | None, told: str
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if mode is not None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    wandb.teardown()
+    assert doctor._wandb() == told
+    wandb.teardown()
+
+
 def test_check_env_names_an_error_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(*_: Any) -> Any:
         raise NotImplementedError
@@ -341,6 +381,8 @@ def test_an_exported_model_controls_as_its_run_does_and_cannot_be_trained(
     kept = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     checkpoint = "checkpoints/000000400"
     (evaluation,) = (p.name for p in (run / "evaluations").iterdir())
+    times = [(at / "evaluations" / evaluation).stat().st_mtime for at in (run, out)]
+    assert times[0] == times[1]
     assert kept == {
         ".lock",
         "config.yaml",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,10 +28,10 @@ from scripts.benchmarks.suite import (
     table,
 )
 from scripts.engines import LocalEngine
-from scripts.evaluate import EvaluateSettings, evaluate_planner, make_protocol
+from scripts.evaluate import NO_DEADLINE, EvaluateSettings, evaluate_planner, make_protocol
 from scripts.loading import PlannerChoice, open_run
 from scripts.metrics import read_column
-from scripts.options import Options
+from scripts.options import Options, word
 from scripts.plots import Line, Panel, line_panels
 from scripts.reference import published_return, reference_curves
 from scripts.run_folder import RunFolder
@@ -98,6 +97,7 @@ class Dmc(Suite):
     GROUPS = ("env", "agent", "model", "loss", "train", "replay", "wandb")
     FIXED: ClassVar = {
         "env.name": "tasks=reacher-easy",
+        "planner.deadline_ms": NO_DEADLINE,
         "train.frames": "frames=50000",
         "train.eval_episodes": "episodes=20",
     }
@@ -115,18 +115,13 @@ class Dmc(Suite):
             "train.eval_episodes": settings.episodes,
         }
         common |= flat({"planner": choice.options, **changes})
-        words = [f"{key}={_word(value)}" for key, value in common.items()]
+        words = [f"{key}={word(value)}" for key, value in common.items()]
         self.members = plan([], words, exact=True)
         if len(self.members) > len(choice.names) * len(settings.tasks) * len(settings.seeds):
             raise UsageError("list values of tasks, seeds and planner only; others have one")
         self.earlier = EarlierResults(settings.results, self.name)
         rows = self.earlier.rows(self.facts()["terms"])
         self._given = [row for row in rows if any(row["cell"] == _key(m) for m in self.members)]
-
-    @property
-    def workers(self) -> int:
-        """As many as train side by side."""
-        return slots(self.members, self.settings.workers)
 
     @classmethod
     def default_planners(cls) -> list[str]:
@@ -167,8 +162,9 @@ class Dmc(Suite):
         if len(members) < len(self.members):
             count = len(self.members) - len(members)
             console.print(f"{count} of {len(self.members)} trainings are in the results given")
-        engine = LocalEngine(self.workers)
-        return sweep(members, engine, console) if members else 0
+        if not members:
+            return 0
+        return sweep(members, LocalEngine(slots(members, self.settings.workers)), console)
 
     def cells(self) -> list[Cell]:
         """The evaluation of every training."""
@@ -216,7 +212,7 @@ class Dmc(Suite):
         )
         if self.changes or self.choice.options:
             options = flat({"planner": self.choice.options, **self.changes})
-            protocol += f" Options: `{' '.join(f'{k}={_word(v)}' for k, v in options)}`."
+            protocol += f" Options: `{' '.join(f'{k}={word(v)}' for k, v in options)}`."
         trained = [row["result"] for row in rows if "returns" in row["result"]]
         versions = sorted({_version(result) for result in trained})
         protocol += f" Trained by telic {', '.join(versions)}." if trained else ""
@@ -337,7 +333,8 @@ def curve(label: str, results: Sequence[Mapping[str, Any]]) -> Line:
     line = Line(label, _thousands(results[0]["frames"]), returns.mean(0).tolist())
     if len(results) == 1:
         return line
-    return Line(label, line.x, line.y, returns.min(0).tolist(), returns.max(0).tolist())
+    low, high = returns.min(0).tolist(), returns.max(0).tolist()
+    return Line(label, line.x, line.y, low, high, band="range of seeds")
 
 
 def minutes(results: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -440,8 +437,3 @@ def _machines(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _thousands(frames: Sequence[int]) -> list[float]:
     return [f / 1000 for f in frames]
-
-
-def _word(value: Any) -> str:
-    """An option's value as it is written on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -34,8 +34,9 @@ from scripts.benchmarks.suite import (
 from scripts.evaluate import time_plans
 from scripts.goal_tasks import draw_goals, goal_agent, goal_task
 from scripts.loading import CHANGES, MORE, LoadedGoalRun, PlannerChoice, goal_rows, open_goal_run
-from scripts.options import Options, split_groups, stack
+from scripts.options import Options, split_groups, stack, word
 from scripts.plots import Line, Panel, line_panels, lines_through
+from scripts.run_results import flat
 from scripts.statistics import Interval, wilson
 from scripts.usage import usage_errors
 
@@ -108,7 +109,7 @@ class Task(NamedTuple):
 
 
 class Goals(Suite):
-    """How many goals are reached, open loop and replanning at every control step."""
+    """How many goals are reached, open loop and closed loop."""
 
     name = "goals"
     summary = "success of models trained for goals, at equal time per decision"
@@ -305,21 +306,27 @@ class Goals(Suite):
     def report(self, rows: Rows) -> Report:
         """By run: success and times; the targets."""
         settings = self.settings
+        agents = [one.settings.agent for one, _ in self.tasks.values()]
+        every = " or ".join(sorted({f"{agent.replan_every}" for agent in agents}))
+        steps = "control step" if every == "1" else f"{every} control steps"
+        warm = " or ".join(sorted({agent.warm_start for agent in agents}))
         protocol = (
             f"{settings.pairs} pairs of start and goal, the same for every planner; an episode is "
             "a success if the task's rule is met at any control step. For each planner, horizon "
             "and budget the number of iterations is the largest whose fastest single decision "
             f"(B = 1, {settings.trials} of them) takes at most that long, up to {settings.most}. "
-            "Closed loop: replanned at every control step with a warm start, up to the time limit "
-            "of the task. Open loop: one plan, executed to its end; 'in the model' is the share of "
-            "plans that the model says would reach the goal. A star: one iteration takes longer "
-            "than the budget. All other options are defaults; Wilson intervals at 95 % for ONE "
-            "trained model each."
+            f"Closed loop: replanned every {steps} with warm_start={warm}, up to the time "
+            "limit of the task. Open loop: one plan, executed to its end; 'in the model' is the "
+            "share of plans that the model says would reach the goal. A star: one iteration takes "
+            "longer than the budget. Other options are those of the training for the planner that "
+            "its evaluations had, else the defaults. Wilson intervals at 95 % for ONE trained "
+            "model each."
         )
         if settings.spans_ahead:
             protocol += " Goals of open loops were recorded H control steps after their starts."
-        if self.choice.options:
-            protocol += f" Planner options: `{self.choice.options}`."
+        if self.changes or self.choice.options:
+            options = flat({"planner": self.choice.options, **self.changes})
+            protocol += f" Options: `{' '.join(f'{k}={word(v)}' for k, v in options)}`."
         sections: list[str] = []
         targets: list[Target] = []
         for run, (loaded, _) in self.tasks.items():

@@ -268,7 +268,7 @@ class Latency(Suite):
                 sections.append(self._iteration_table(rows, batch, compile))
         sections.append(self._growth_table(rows))
         sections.append(self._call_table(rows))
-        sections.append(skipped(rows))
+        sections.append(left_out(rows))
         found = targets(rows, settings.counts)
         return Report("Latency of plans", protocol, [s for s in sections if s], found)
 
@@ -367,7 +367,7 @@ def iteration_ms(
     return None
 
 
-def skipped(rows: Rows) -> str:
+def left_out(rows: Rows) -> str:
     """What was left out, and why; that nothing is compiled at some size is no news."""
     unit = {"plans": "B = ", "growth": "H = ", "iterations": ""}
     lines = [
