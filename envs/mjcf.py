@@ -214,7 +214,7 @@ def _task(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[spec.name]
+        sys.modules.pop(spec.name, None)
         raise ValueError(f"{path} cannot be loaded: {_where(error, module)}") from error
     if not callable(getattr(module, "reward", None)):
         raise ValueError(f"{path} must define reward(model, data)")

@@ -67,13 +67,14 @@ def plan_in_chunks(
     states = torch.cat([states, plans[-1].states[:, -1:]], 1)
     found = [plan.diagnostics for plan in plans]
     lifted = found[0].defect is not None
+    traced = [name for name in found[0].trace if all(name in f.trace for f in found)]
     diagnostics = Diagnostics(
         iterations=sum(f.iterations for f in found),
         forward_calls=sum(f.forward_calls for f in found) + problem.horizon + lifted,
         backward_calls=sum(f.backward_calls for f in found),
         # Of the whole path, which may jump where one chunk ends and the next begins.
         defect=defect(problem.model, problem.state, states, actions) if lifted else None,
-        trace={name: torch.cat([f.trace[name] for f in found]) for name in found[0].trace},
+        trace={name: torch.cat([f.trace[name] for f in found]) for name in traced},
     )
     spreads = [std for plan in plans if (std := plan.warm_start.std) is not None]
     after = WarmStart(

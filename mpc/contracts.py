@@ -221,6 +221,7 @@ class Diagnostics:
     # (B,), root mean square of f(s_t, a_t) - s_{t+1} over the latent spread; None: there is none
     defect: Tensor | None = None
     # By iteration, means over B, (iterations,) each; a cost may have one more, of what they led to.
+    # Of a plan in chunks one chunk after the other.
     trace: Mapping[str, Tensor] = field(default_factory=dict)
 
 

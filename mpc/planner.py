@@ -121,4 +121,8 @@ class Planner(ABC, Generic[C]):
 
     @abstractmethod
     def search(self, problem: Problem, warm_start: WarmStart | None, rng: torch.Generator) -> Plan:
-        """What a planner implements; `plan` checks and times it."""
+        """What a planner implements; `plan` checks and times it.
+
+        It runs without gradients; one that needs them takes `mpc.optim.gradients`, or
+        `torch.enable_grad`.
+        """

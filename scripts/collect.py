@@ -25,7 +25,7 @@ from scripts.options import Options, read_options, split_groups
 from scripts.plots import coverage_picture
 from scripts.recording import POLICIES, AgentEpisodes, PolicyEpisodes, Source
 from scripts.run_folder import RunFolder
-from scripts.settings import build, prepare_torch, require_seed
+from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
 from scripts.tensor_files import read_tensors, write_tensors
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
@@ -84,7 +84,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, CollectSettings)
+    raw = read_options(files, overrides, CollectSettings, *OBJECTIVES.values())
     changes, raw = split_groups(raw, ("agent", "goal", "planner"))
     settings = build(CollectSettings, raw)
     prepare_torch(settings.threads)

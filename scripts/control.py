@@ -19,7 +19,7 @@ from scripts.control_pictures import draw_episode, draw_plan, film_episode, film
 from scripts.loading import CHANGES, MORE, PlannerChoice, goal_rows, open_any_run
 from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
-from scripts.settings import build, prepare_torch, require_seed
+from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, require_writable, usage_errors
 
@@ -59,7 +59,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, ControlSettings)
+    raw = read_options(files, overrides, ControlSettings, *OBJECTIVES.values())
     changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(ControlSettings, raw)
     prepare_torch(settings.threads)

@@ -25,7 +25,7 @@ from scripts.option_help import layout, option_rows
 from scripts.options import read_options, split_groups
 from scripts.plots import PlannerScore, planner_table_plot
 from scripts.reference import published_return
-from scripts.settings import build, prepare_torch, require_seed
+from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, require_writable
@@ -77,17 +77,17 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, EvaluateSettings)
+    raw = read_options(files, overrides, EvaluateSettings, *OBJECTIVES.values())
     changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(EvaluateSettings, raw)
     choice = PlannerChoice.read(changes, DEFAULT_PLANNERS)
     if "deadline_ms" in choice.options:
-        raise UsageError(f"planner.deadline_ms is set by telic evaluate; use {NO_DEADLINE}")
+        raise UsageError(f"planner.deadline_ms is not for telic evaluate: use {NO_DEADLINE}")
     prepare_torch(settings.threads)
     loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
     options = choice.options | {"deadline_ms": None}  # nor that of the training
     agents = {name: loaded.make_agent(name, options) for name in choice.names}
-    for folder in (_evaluations(loaded), loaded.folder.plots):
+    for folder in (loaded.folder.evaluations, loaded.folder.plots):
         require_writable(folder)
     console, spec = make_console(), loaded.spec
     console.print(
@@ -241,7 +241,7 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
 
     Earlier evaluations stay: files of the same protocol are numbered.
     """
-    folder = _evaluations(loaded)
+    folder = loaded.folder.evaluations
     folder.mkdir(exist_ok=True)
     base = f"{loaded.trained.frames:09d}-{protocol.hash}"
     number = next(n for n in itertools.count(1) if not (folder / f"{base}-{n}.json").exists())
@@ -261,11 +261,6 @@ def write(loaded: LoadedRun, protocol: Protocol, scores: Sequence[Score]) -> Pat
     rows = [PlannerScore(s.planner, s.interval, float(np.median(s.latency_ms))) for s in scores]
     planner_table_plot(loaded.folder.plots / f"planners-{stem}.png", rows, loaded.spec.name)
     return path
-
-
-def _evaluations(loaded: LoadedRun) -> Path:
-    """Where evaluations of the run lie."""
-    return loaded.folder.path / "evaluations"
 
 
 def _range(interval: Interval, form: str) -> str:

@@ -75,7 +75,7 @@ def _write(loaded: LoadedRun | LoadedGoalRun, path: Path, checkpoint: str) -> No
         tensors = {"model": trained.model.state_dict()}
         save_checkpoint(folder.checkpoints / checkpoint, tensors, meta)
         evaluations = path / "evaluations"
-        for file in sorted((loaded.folder.path / "evaluations").glob(f"{checkpoint}-*.json")):
+        for file in sorted(loaded.folder.evaluations.glob(f"{checkpoint}-*.json")):
             evaluations.mkdir(exist_ok=True)
             shutil.copy2(file, evaluations)
     finally:

@@ -20,6 +20,7 @@ class RunFolder:
         self.episodes = path / "episodes"
         self.videos = path / "videos"
         self.plots = path / "plots"
+        self.evaluations = path / "evaluations"
         self._lock: int | None = None
 
     @property

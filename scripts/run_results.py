@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,10 +83,10 @@ class RunResults:
 
     def evaluation(self) -> tuple[Path, dict[str, Any], list[Score]] | None:
         """The latest `telic evaluate`: its file, what it holds, and the scores."""
-        found = [
-            (path, json.loads(path.read_text(encoding="utf-8")))
-            for path in (self.folder.path / "evaluations").glob("*.json")
-        ]
+        found = []
+        for path in self.folder.evaluations.glob("*.json"):
+            with suppress(json.JSONDecodeError):  # one that is damaged hides no other
+                found.append((path, json.loads(path.read_text(encoding="utf-8"))))
         if not found:
             return None
         path, result = max(found, key=_made)

@@ -78,8 +78,9 @@ class Member:
     code: int = 0
     started: float = 0.0
     seconds: float = 0.0
-    # When the metrics were written that were last read, and what `reached` found in them.
-    _known: tuple[int, int, str] = field(default=(0, 0, ""), init=False, repr=False)
+    # Of the metrics that were last read: when they were written, their size; and what was in them.
+    _read: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
+    _reached: tuple[int, str] = field(default=(0, ""), init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -109,13 +110,14 @@ class Member:
         metrics = self.folder / "metrics.csv"
         if not metrics.exists():
             return 0, ""
-        changed = metrics.stat().st_mtime_ns
-        if self._known[0] != changed:
+        now = metrics.stat()
+        if self._read != (now.st_mtime_ns, now.st_size):
             frames, _ = read_column(metrics, "frames")
             at, returns = read_column(metrics, "eval/return")
             found = f"{returns[-1]:.1f} at {at[-1]}" if at else ""
-            self._known = changed, frames[-1] if frames else 0, found
-        return self._known[1:]
+            self._reached = frames[-1] if frames else 0, found
+            self._read = now.st_mtime_ns, now.st_size
+        return self._reached
 
 
 def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:

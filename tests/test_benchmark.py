@@ -343,8 +343,13 @@ def test_cells_of_other_planner_defaults_are_never_mixed_in(
 
 
 def test_horizon_compares_planners_in_equal_time(trained_run: Path, tmp_path: Path) -> None:
+    """Without a deadline, also where the training had one."""
+    run = tmp_path / "debug"
+    shutil.copytree(trained_run, run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("deadline_ms: null", "deadline_ms: 0.01"))
     words = (
-        *("suite=horizon", f"runs={trained_run}", "horizons=2,6", "budgets=1e6", "episodes=3"),
+        *("suite=horizon", f"runs={run}", "horizons=2,6", "budgets=1e6", "episodes=3"),
         *("decisions=1", "trials=1", "most=2", "planner=grasp,cem,policy", "planner.samples=40"),
         *("planner.elites=4", "planner.policy_samples=4", "env.episode_frames=10"),
     )

@@ -91,8 +91,8 @@ def load_checkpoint(folder: Path, names: Sequence[str] | None = None) -> Checkpo
 def latest_checkpoint(root: Path) -> Path:
     """Return the checkpoint in `root` with the most env frames in its name.
 
-    One that was being replaced when a kill came is put back first.
-    Raises CheckpointError when there is none.
+    One that was being replaced when a kill came is where that left it, under `.X.old`. Raises
+    CheckpointError when there is none.
     """
     found = _by_frames(root)
     if not found:
@@ -109,16 +109,18 @@ def prune_checkpoints(root: Path, keep: int) -> None:
     """
     if keep < 1:
         raise ValueError(f"need to keep at least 1 checkpoint, got keep={keep}")
+    for old in root.glob(".*.old"):
+        _put_back(old)
     for folder in [*_by_frames(root)[:-keep], *root.glob(".*.new"), *root.glob(".*.old")]:
         _remove(folder)
 
 
 def _by_frames(root: Path) -> list[Path]:
     """Checkpoint folders in `root`, fewest frames first; temporary folders aren't numbers."""
-    for old in root.glob(".*.old"):
-        _put_back(old)
-    folders = root.iterdir() if root.is_dir() else ()
-    return sorted((p for p in folders if p.name.isdecimal()), key=lambda p: int(p.name))
+    # Whoever only reads must not rename: the writer may be between its own two renames.
+    found = {_replaced(old).name: old for old in root.glob(".*.old")}
+    found |= {p.name: p for p in (root.iterdir() if root.is_dir() else ())}
+    return [found[name] for name in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def _own_memory(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,9 +153,14 @@ def _replace(fresh: Path, folder: Path) -> None:
     _remove(old)
 
 
+def _replaced(old: Path) -> Path:
+    """The checkpoint X that `.X.old` was."""
+    return old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+
+
 def _put_back(old: Path) -> None:
     """Rename `.X.old` to X unless there is an X: a kill between two renames leaves it without."""
-    folder = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+    folder = _replaced(old)
     if old.exists() and not folder.exists():
         old.rename(folder)
 

@@ -39,7 +39,7 @@ from scripts.run_results import PER_RUN, flat
 from scripts.settings import DEFAULT_PLANNER, require_seed
 from scripts.statistics import Interval, mean_interval, span
 from scripts.stopwatch import COMPONENTS, WHOLE
-from scripts.sweep import Member, options_of, plan, slots, sweep
+from scripts.sweep import ELSEWHERE, Member, options_of, plan, slots, sweep
 from scripts.terminal import counted
 from scripts.usage import UsageError
 from world_models import CheckpointError, latest_checkpoint, load_checkpoint
@@ -172,6 +172,8 @@ class Dmc(Suite):
 
     def _measure(self, member: Member) -> dict[str, Any]:
         """Fresh episodes of the last agent, and what its training wrote down."""
+        if member.state == ELSEWHERE:
+            return {"skipped": f"another telic process writes {member.folder}"}
         if member.state not in ("finished", "skipped"):
             return {"skipped": f"its training has not finished, see {member.log}"}
         loaded = open_run(str(member.folder), None, "auto", {})
