@@ -54,7 +54,7 @@ class TrainConfig:
     # Share of the time limit after which a training episode is cut, so that more starts are seen;
     # evaluations are of whole episodes.
     episode_share: float = 0.5
-    whole_after: float = 1.0  # share of the frames after which training episodes are whole
+    whole_after: float = 0.5  # share of the frames after which training episodes are whole
     num_envs: int = 1  # environments that episodes are collected in, side by side
     processes: bool = False  # each in a process of its own, which steps while the model learns
     # Control steps of random actions before the first update. They go on until a reward was seen.

@@ -715,7 +715,7 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
         del old["cells"][0]["result"][key]
     (tmp_path / "old.json").write_text(json.dumps(old))
     before = (*options, "seeds=1", f"out={tmp_path / 'old'}", f"results={tmp_path / 'old.json'}")
-    assert telic("benchmark", *before, "train.episode_share=1").code == 0
+    assert telic("benchmark", *before, "train.episode_share=1", "train.whole_after=1").code == 0
     text = (tmp_path / "old" / "dmc.md").read_text()
     assert f", {old['date']}, " in text and text.count("(code not noted)") == 2
     assert "Trained on: not noted (1 training, " in text
