@@ -175,10 +175,12 @@ class MPCAgent:
         if not (self._actions.averages and known):
             return amount
         one = torch.ones_like(amount)
-        ends = self.model.policy(z.unsqueeze(1).expand(-1, 2, -1), torch.stack([one, -one], 1))
+        if self.model.for_problems(torch.arange(len(z), device=z.device)) is self.model:
+            above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
+        else:  # axis 0 has to be B
+            above, below = self.model.policy(z, one), self.model.policy(z, -one)
         # Where the policy is not finite its spread tells nothing.
-        spread = (0.5 * (ends[:, 0] - ends[:, 1])).nan_to_num(0.0, 0.0, 0.0)
-        return torch.maximum(amount, spread)
+        return torch.maximum(amount, (0.5 * (above - below)).nan_to_num(0.0, 0.0, 0.0))
 
     def forget(self, memory: Memory, done: NDArray[np.bool_]) -> Memory:
         """Drop the plans of rows whose episode ended, `done` (B,); the others stay warm."""

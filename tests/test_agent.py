@@ -466,6 +466,11 @@ def test_a_policy_with_a_goal_for_each_problem_explores_around_each(batch: int, 
     class To(drift):
         goal = torch.tensor([1.0, -1.0, 1.0])[:batch]
 
+        def for_problems(self, index: Tensor) -> Any:
+            part = To()
+            part.goal = self.goal[index]
+            return part
+
         def policy(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
             goal = self.goal.view(-1, *(1,) * (z.dim() - 1)).expand_as(z)
             wide = 0.1 + 0.5 * (goal > 0)
