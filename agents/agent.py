@@ -177,7 +177,7 @@ class MPCAgent:
         one = torch.ones_like(amount)
         if self.model.for_problems(torch.arange(len(z), device=z.device)) is self.model:
             above, below = self.model.policy(z.expand(2, -1, -1), torch.stack([one, -one]))
-        else:  # axis 0 has to be B
+        else:  # one call would need axis 0, which has to be B
             above, below = self.model.policy(z, one), self.model.policy(z, -one)
         # Where the policy is not finite its spread tells nothing.
         return torch.maximum(amount, (0.5 * (above - below)).nan_to_num(0.0, 0.0, 0.0))

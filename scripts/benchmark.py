@@ -32,7 +32,7 @@ from scripts.evaluate import without_nan
 from scripts.loading import PlannerChoice
 from scripts.option_help import layout, option_rows
 from scripts.options import Options, read_options, split_groups
-from scripts.settings import OBJECTIVES, build
+from scripts.settings import build, read_training_options
 from scripts.terminal import complain
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
@@ -63,8 +63,8 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides)
-    raw = read_options(files, overrides, suite_named(raw).Settings, *OBJECTIVES.values())
+    named = suite_named(read_options(files, overrides))
+    raw = read_training_options(files, overrides, named.Settings)
     suite = make_suite(raw)
     cells, out = suite.cells(), folder(suite.settings.out)
     path = out / "cells" / f"{suite.name}-{suite.hash}.jsonl"

@@ -21,11 +21,11 @@ from scripts.datasets import Dataset, Recorded, import_minari, write_dataset
 from scripts.interrupts import noted_signals
 from scripts.loading import PlannerChoice, goal_rows, open_goal_run
 from scripts.option_help import layout, option_rows
-from scripts.options import Options, read_options, split_groups
+from scripts.options import Options, split_groups
 from scripts.plots import coverage_picture
 from scripts.recording import POLICIES, AgentEpisodes, PolicyEpisodes, Source
 from scripts.run_folder import RunFolder
-from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
+from scripts.settings import build, prepare_torch, read_training_options, require_seed
 from scripts.tensor_files import read_tensors, write_tensors
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, usage_errors
@@ -84,7 +84,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, CollectSettings, *OBJECTIVES.values())
+    raw = read_training_options(files, overrides, CollectSettings)
     changes, raw = split_groups(raw, ("agent", "goal", "planner"))
     settings = build(CollectSettings, raw)
     prepare_torch(settings.threads)

@@ -18,8 +18,8 @@ from scripts.control_episodes import AnyRun, Trace, control_episode, episodes_of
 from scripts.control_pictures import draw_episode, draw_plan, film_episode, film_plan
 from scripts.loading import CHANGES, MORE, PlannerChoice, goal_rows, open_any_run
 from scripts.option_help import layout, option_rows
-from scripts.options import read_options, split_groups
-from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
+from scripts.options import split_groups
+from scripts.settings import build, prepare_torch, read_training_options, require_seed
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, require_writable, usage_errors
 
@@ -59,7 +59,7 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, ControlSettings, *OBJECTIVES.values())
+    raw = read_training_options(files, overrides, ControlSettings)
     changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(ControlSettings, raw)
     prepare_torch(settings.threads)
@@ -131,11 +131,13 @@ def _environment(loaded: AnyRun, video: bool) -> tuple[gymnasium.Env[Any, Any], 
 def _latency(trace: Trace, control_period: float) -> str:
     # The first decision is cold in every cache.
     latency = np.array(trace.decisions[1:] or trace.decisions)
-    late = int((latency > 1000 * control_period).sum())
+    which = " after the first" if len(trace.decisions) > 1 else ""
+    period = 1000 * control_period
+    high, highest = np.quantile(latency, [0.95, 0.99])
     return (
-        f"{np.median(latency):.1f} ms per decision (95 % below {np.quantile(latency, 0.95):.1f}, "
-        f"99 % below {np.quantile(latency, 0.99):.1f}, longest {latency.max():.1f}), "
-        f"{late} over the control period of {1000 * control_period:.0f} ms; "
+        f"{np.median(latency):.1f} ms per decision{which} (95 % below {high:.1f}, "
+        f"99 % below {highest:.1f}, longest {latency.max():.1f}), "
+        f"{(latency > period).sum()} over the control period of {period:.0f} ms; "
         f"{trace.fallbacks} fallbacks"
     )
 

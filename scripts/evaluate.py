@@ -22,16 +22,16 @@ from mpc import Diagnostics
 from mpc.checks import require_at_least
 from scripts.loading import CHANGES, MORE, LoadedRun, PlannerChoice, open_run
 from scripts.option_help import layout, option_rows
-from scripts.options import read_options, split_groups
+from scripts.options import split_groups
 from scripts.plots import PlannerScore, planner_table_plot
 from scripts.reference import published_return
-from scripts.settings import OBJECTIVES, build, prepare_torch, require_seed
+from scripts.settings import build, prepare_torch, read_training_options, require_seed
 from scripts.statistics import Interval, mean_interval, paired_difference
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError, require_writable
 
-# Of `planner.deadline_ms`, which would make one planner of batches and another of single decisions.
-NO_DEADLINE = "no deadline where decisions are made side by side, and timed one by one"
+# Instead of `planner.deadline_ms`, under which batches and single decisions are different planners.
+NO_DEADLINE = "telic control, which decides one by one, to see what a deadline does"
 DEFAULT_PLANNERS = "grasp,gradient,cem,mppi,random_shooting,policy,random"
 
 
@@ -77,16 +77,15 @@ def option_help(files: Sequence[str], overrides: Sequence[str]) -> str:
 
 def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     """Run the command; returns the exit code. Raises UsageError."""
-    raw = read_options(files, overrides, EvaluateSettings, *OBJECTIVES.values())
+    raw = read_training_options(files, overrides, EvaluateSettings)
     changes, raw = split_groups(raw, (*CHANGES, "planner"))
     settings = build(EvaluateSettings, raw)
     choice = PlannerChoice.read(changes, DEFAULT_PLANNERS)
     if "deadline_ms" in choice.options:
-        raise UsageError(f"planner.deadline_ms is not for telic evaluate: use {NO_DEADLINE}")
+        raise UsageError(f"planner.deadline_ms is not for telic evaluate; use {NO_DEADLINE}")
     prepare_torch(settings.threads)
     loaded = open_run(settings.run, settings.checkpoint, settings.device, changes)
-    options = choice.options | {"deadline_ms": None}  # nor that of the training
-    agents = {name: loaded.make_agent(name, options) for name in choice.names}
+    agents = {name: loaded.make_agent(name, choice.without_deadline) for name in choice.names}
     for folder in (loaded.folder.evaluations, loaded.folder.plots):
         require_writable(folder)
     console, spec = make_console(), loaded.spec

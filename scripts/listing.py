@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from envs import env_names, open_names
 from mpc import PLANNERS, nearest
+from scripts.option_help import shown
 from scripts.options import bundled
 from scripts.terminal import console as make_console
 from scripts.usage import UsageError
@@ -32,10 +34,9 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
         _planners(console)
     elif overrides[0] == "models":
         for objective, model, config in MODELS:
-            sizes = ", ".join(f"{f.name}={f.default}" for f in fields(config))
             console.print(
                 f"train.objective={objective}  {_summary(model)}\n"
-                f"  model.option=value with: {sizes}"
+                f"  model.option=value with: {_defaults(config)}"
             )
     else:
         names = [*env_names(), *open_names()] if overrides[0] == "envs" else bundled()
@@ -47,9 +48,13 @@ def _planners(console: Console) -> None:
     table = Table("planner", "what it does", "planner.option=default")
     for name in PLANNERS.names():
         cls = PLANNERS[name]
-        options = ", ".join(f"{f.name}={f.default}" for f in fields(cls.Config))
-        table.add_row(name, _summary(cls), options)
+        table.add_row(name, _summary(cls), _defaults(cls.Config))
     console.print(table)
+
+
+def _defaults(config: type[Any]) -> str:
+    """All options of a dataclass as they are written on the command line."""
+    return ", ".join(f"{f.name}={shown(f.default)}" for f in fields(config))
 
 
 def _summary(cls: type) -> str:

@@ -206,3 +206,8 @@ class PlannerChoice:
                     f"{', '.join(names)}: {', '.join(sorted(known))})"
                 )
         return cls(list(dict.fromkeys(names)), options)
+
+    @property
+    def without_deadline(self) -> Options:
+        """The options, and no deadline: not that of a training either."""
+        return {**self.options, "deadline_ms": None}

@@ -135,12 +135,21 @@ def _bands(lines: Iterable[Line]) -> str | None:
     return f"band: {', '.join(kinds)}" if kinds else None
 
 
+def _draw_band(axes: Axes, line: Line, colour: str) -> None:
+    """Draw the band of a line, where it has one; that of a single point is a bar."""
+    if line.low is None or line.high is None:
+        return
+    if len(line.x) == 1:
+        axes.vlines(line.x, line.low, line.high, color=colour, alpha=0.4, lw=2.8)
+    else:
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+
+
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Draw learning curves in colours of their own."""
     for i, line in enumerate(lines):
         colour = LINE_COLOURS[i % len(LINE_COLOURS)]
-        if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
+        _draw_band(axes, line, colour)
         axes.plot(
             line.x, line.y, "o-", color=colour, lw=2.8, ms=5, label=fill(line.label, 40), zorder=5
         )
@@ -200,8 +209,9 @@ def decision_trace(
     steps, planned = np.arange(len(reward)), latency[~np.isnan(latency)]
     total = f"{title}: return {reward.sum():.1f}" if quantity == "reward" else title
     figure, (above, below) = _figure(2, (8.0, 4.6), total, share_x=True)
-    above.fill_between(steps, reward, step="mid", color=OURS, alpha=0.18, lw=0)
-    above.step(steps, reward, where="mid", color=OURS, lw=1.4)
+    edges = np.arange(len(reward) + 1) - 0.5
+    above.stairs(reward, edges, fill=True, color=OURS, alpha=0.18, lw=0)
+    above.stairs(reward, edges, baseline=None, color=OURS, lw=1.4)
     above.set_ylabel(quantity)
     late = latency > control_period_ms
     # A compiling first decision may take seconds; it mustn't flatten all others.
@@ -211,9 +221,10 @@ def decision_trace(
     below.scatter(steps[fits], latency[fits], s=8, color=colours[fits], lw=0)
     below.plot(steps[over], np.full(over.sum(), top), "^", color=WARM, ms=6, clip_on=False)
     below.axhline(control_period_ms, color=DARK, lw=1.2, ls=(0, (5, 3)))
-    below.text(steps[-1], control_period_ms, "control period", ha="right", va="bottom", color=DARK)
+    below.text(edges[-1], control_period_ms, "control period", ha="right", va="bottom", color=DARK)
     below.set(xlabel="control step", ylabel="plan latency, ms", ylim=(0, top))
-    below.set_xlim(-0.5, max(len(reward) - 0.5, 0.5))
+    below.set_xlim(edges[0], edges[-1])
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     note = (
         f"median {np.median(planned):.1f} ms, slowest {planned.max():.1f} ms, "
         f"{late.sum()} of {len(planned)} over the control period of {control_period_ms:g} ms"
@@ -358,8 +369,7 @@ def line_panels(
             (shown[line.label],) = axes.plot(
                 line.x, line.y, marker="o", ms=4, lw=1.8, color=colour, ls=style
             )
-            if line.low is not None and line.high is not None:
-                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, lw=0)
+            _draw_band(axes, line, colour)
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
         if all(float(x).is_integer() for line in panel.lines for x in line.x):

@@ -253,9 +253,11 @@ AnySettings = Settings | GoalSettings
 OBJECTIVES: dict[str, type[AnySettings]] = {"reward": Settings, "goal": GoalSettings}
 
 
-def read_training_options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Options of a training, of either kind. Raises UsageError."""
-    return read_options(files, overrides, *OBJECTIVES.values())
+def read_training_options(
+    files: Sequence[str], overrides: Sequence[str], *own: type[Any]
+) -> dict[str, Any]:
+    """Options of a training of either kind, and those of the schemas `own`. Raises UsageError."""
+    return read_options(files, overrides, *own, *OBJECTIVES.values())
 
 
 def training_schema(raw: Mapping[str, Any]) -> type[AnySettings]:

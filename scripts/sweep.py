@@ -250,9 +250,9 @@ def sweep(members: Sequence[Member], engine: Engine, console: Console) -> int:
     before = len(members) - len(waiting)
     for folder in {member.log.parent for member in waiting}:
         require_writable(folder)
+    side_by_side = f", {engine.slots} at a time" if waiting else ""
     console.print(
-        f"{counted(len(members), 'training')}, {before} of them finished before, "
-        f"{engine.slots} at a time"
+        f"{counted(len(members), 'training')}, {before} of them finished before{side_by_side}"
     )
     running: list[tuple[Member, Job]] = []
     told = 0

@@ -750,7 +750,7 @@ def test_dmc_takes_results_of_other_machines(tmp_path: Path) -> None:
         ("loss.lr=0.1,0.2", "list values of tasks, seeds and planner only"),
         ("train.frames=100", "train.frames is set by suite=dmc; use frames=50000"),
         ("train.eval_episodes=3", "train.eval_episodes is set by suite=dmc; use episodes=20"),
-        ("planner.deadline_ms=9", "planner.deadline_ms is set by suite=dmc; use no deadline"),
+        ("planner.deadline_ms=9", "planner.deadline_ms is set by suite=dmc; use telic control"),
         ("env.name=dmc/cup-catch", "env.name is set by suite=dmc; use tasks=reacher-easy"),
     ],
 )

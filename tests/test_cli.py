@@ -171,7 +171,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
         (["evaluate", "planner=cem", "planner.sample=9"], "did you mean 'planner.samples'?"),
         (["evaluate", "planner.name=null"], "must be a name or a list of names, got None"),
         (["evaluate", "planner=[cem,5]"], "must be a name or a list of names, got ['cem', 5]"),
-        (["evaluate", "planner.deadline_ms=9"], "planner.deadline_ms is not for telic evaluate: u"),
+        (["evaluate", "planner.deadline_ms=9"], "planner.deadline_ms is not for telic evaluate; u"),
         (["evaluate", "checkpoint=000040000"], "no checkpoint folder 000040000"),
         (["evaluate", "episodes=0"], "episodes must be at least 1, got 0"),
         (["evaluate", "agent.replan_every=4"], "agent.replan_every must be at most planner.hor"),

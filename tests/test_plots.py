@@ -73,6 +73,22 @@ def test_legends_say_what_bands_are(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert titles == ["band: 95 % interval"] * 3 + ["band: range"] * 3
 
 
+def test_what_is_known_at_one_point_alone_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval of a single evaluation, and an episode of one control step."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _: drawn.append(figure))
+    line = plots.Line("a", [400.0], [0.1], [0.0], [0.3])
+    plots.success_curve(tmp_path / "curve.png", [line], "run")
+    plots.decision_trace(tmp_path / "trace.png", [4.0], [20.0], 50.0, "run")
+    [bar] = drawn[0].axes[0].collections
+    assert bar.get_datalim(drawn[0].axes[0].transData).intervaly == pytest.approx([0.0, 0.3])
+    filled, outline = drawn[1].axes[0].patches
+    assert filled.get_path().get_extents().size.tolist() == [1.0, 4.0]
+    assert outline.get_path().get_extents().size.tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("numbers", [1, 3, 21])
 @pytest.mark.parametrize("happened", [None, 1, 30])
 def test_plan_picture_for_any_action_size_and_length_of_the_past(

@@ -198,9 +198,7 @@ class Goals(Suite):
         return cells
 
     def _cell(self, key: dict[str, Any], task: Task, options: Options) -> Cell:
-        # Nor the deadline of the training.
-        given = {**self.choice.options, "horizon": key["horizon"], "deadline_ms": None}
-        options = {**given, **options}
+        options = {**self.choice.without_deadline, "horizon": key["horizon"], **options}
         # Refuses wrong options before the work begins.
         task.loaded.make_planner(key["planner"], options)
         return Cell(key, partial(self._measure, key, task, options))

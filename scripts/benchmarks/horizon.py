@@ -137,8 +137,7 @@ class Horizon(Suite):
     def _calibrate(self, run: str, name: str, horizon: int, budget: float) -> dict[str, Any]:
         """What fits the budget, by single decisions, and what those take then."""
         settings, loaded = self.settings, self.loaded[run]
-        # Nor the deadline of the training.
-        options = self.choice.options | {"horizon": horizon, "deadline_ms": None}
+        options = self.choice.without_deadline | {"horizon": horizon}
         protocol, device = self._protocol(loaded), str(loaded.device)
         config = loaded.make_agent(name, options).planner.config
         with closing(loaded.make_env()) as env:
