@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mpc import Reward
 from scripts.agent_files import describe, make_model
 from scripts.collector import Collector, episode_path, read_episode, write_episode
 from scripts.engines import AT_ONCE
+from scripts.executors import Helper, Inline
 from scripts.exploration import Exploration, RandomActions
 from scripts.hardware import machine
 from scripts.metrics import MetricsLogger
@@ -54,16 +55,6 @@ EXAMPLES = 256  # windows that an encoder is fitted to before the first update
 TIME = "time/"  # metrics that start like this are wall-clock; all others repeat bit for bit
 
 
-class Inline(Executor):
-    """Runs everything at once, in the thread that asks for it."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future that is done; what `function` raises is raised here."""
-        future: Future[Any] = Future()
-        future.set_result(function(*args, **kwargs))
-        return future
-
-
 class TrainingRun:
     """All the state of a run. `advance` makes one control step; `save` can follow any of them."""
 
@@ -77,20 +68,23 @@ class TrainingRun:
         self.spec = trainable_spec(settings)
         self.eval_envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         self.discount = discount_for(self.spec.episode_steps)
+        # CUDA graphs must not be recorded while another thread works on the same GPU.
+        beside = settings.train.overlap is not False and self.device.type != "cuda"
+        own_thread = 1, "learner", prepare_torch, (settings.threads,)
+        self.learner: Executor = ThreadPoolExecutor(*own_thread) if beside else Inline()
+        self.helper = Helper()
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = make_model(self.spec, settings.model).to(self.device)
             torch.manual_seed(seed)  # what a trainer draws does not depend on the model's size
             self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
+            if beside:
+                self.trainer.offer = self.helper.offer
         # What the agent acts with while the model learns: a copy of its own.
         acting = copy.deepcopy(self.trainer.frozen)
         self._acting = list(acting.state_dict().values())
         self._learned = list(self.model.state_dict().values())
-        self.learner: Executor = Inline()
-        # CUDA graphs must not be recorded while another thread works on the same GPU.
-        if settings.train.overlap is not False and self.device.type != "cuda":
-            self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
         assert self.spec.episode_steps is not None
         self.limit, train = self.spec.episode_steps, settings.train  # control steps
         needed = train.frames // self.spec.frames + train.num_envs * self.limit
@@ -176,7 +170,7 @@ class TrainingRun:
                 elif isinstance(encoder, VectorEncoder):
                     encoder.fit(self.replay.sample(EXAMPLES).obs.to(self.device))
                 self.model.cover(max(-self.replay.least, self.replay.most))
-                self.learner.submit(self._update, train.first_updates).result()
+                self.helper.wait(self.learner.submit(self._update, train.first_updates))
             updates = None
             if self.learning:
                 torch._foreach_copy_(self._acting, self._learned)
@@ -187,7 +181,7 @@ class TrainingRun:
                 self.collector.send(actions)
                 ended = self.collector.receive(train.episode_steps(self.limit, self.progress))
             if updates is not None:
-                losses = updates.result()
+                losses = self.helper.wait(updates)
             self.steps += count
             shown = self._keep(ended)
         # The first plans may compile; before them, only random actions were taken.

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -415,12 +418,7 @@ def gradients_of(trainer: Trainer, batch: Batch, part: str) -> dict[str, float]:
     if part == "policy":
         loss, *_ = trainer._policy_loss(states.requires_grad_(), noise[1], trainer.scale)
     else:
-        total, metrics, *_ = trainer._compute(*batch, noise, trainer.scale)
-        parts = dict(zip(METRICS, metrics, strict=True))
-        # What is left of the total is the model's; the policy is subtracted with its gradient.
-        policy, *_ = trainer._policy_loss(states, noise[1], trainer.scale)
-        torch.testing.assert_close(policy.detach(), parts["policy"])
-        loss = total - policy
+        loss, *_ = trainer._model_loss(*batch, noise[0])
     model.zero_grad()
     loss.backward()
     found: dict[str, float] = {}
@@ -452,6 +450,25 @@ def test_the_other_losses_leave_the_actor_alone(experience: Replay) -> None:
     sizes = gradients_of(noisy_trainer(), experience.sample(16), "model")
     assert sizes.pop("actor") < 1e-7
     assert all(size > 1e-4 for size in sizes.values())
+
+
+def test_the_policy_may_learn_in_another_thread(experience: Replay) -> None:
+    """While the gradient of the rest is taken; what comes out is the same, bit for bit."""
+    batches = [experience.sample(16) for _ in range(3)]
+    alone, helped = noisy_trainer(), noisy_trainer()
+    threads = []
+
+    def gradient(function: Callable[..., Any], *args: Tensor) -> Any:
+        threads.append(threading.get_ident())
+        return function(*args)
+
+    with ThreadPoolExecutor(1) as pool:
+        helped.offer = lambda *work: pool.submit(gradient, *work).result
+        for batch in batches:
+            torch.testing.assert_close(helped.update(batch), alone.update(batch), rtol=0, atol=0)
+    assert len(threads) == len(batches) and threading.get_ident() not in threads
+    for name, expected in alone.model.state_dict().items():
+        assert torch.equal(helped.model.state_dict()[name], expected), name
 
 
 def test_values_see_what_predicts_rewards_and_leave_it_as_it_is(experience: Replay) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,9 @@ class Trainer:
     1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
     other by hundreds of return while rates are high.
 
+    `offer` may begin with what it is given, in another thread, before the result is asked for: the
+    gradient of the policy, beside that of the rest. What comes out is the same.
+
     A decoder, where pictures are seen, begins with weights from torch's global generator.
     """
 
@@ -156,6 +160,7 @@ class Trainer:
         self, model: LatentModel, config: LossConfig, discount: float, seed: int = 0
     ) -> None:
         self.model, self.config, self.discount = model, config, discount
+        self.offer: Callable[..., Callable[[], Any]] = functools.partial
         device = next(model.parameters()).device
         self.rng = torch.Generator(device=device).manual_seed(seed)
         self.frozen = model.frozen()
@@ -181,7 +186,8 @@ class Trainer:
         self.precision = precision_of(config, model)
         half = self.precision == "bfloat16"
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
-        self._losses = compiled(self._compute, config.compile)
+        self._compiled_model_loss = compiled(self._model_loss, config.compile)
+        self._compiled_policy_loss = compiled(self._policy_loss, config.compile)
 
     def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
         """One optimisation step; returns the values named by METRICS, (len(METRICS),).
@@ -198,11 +204,11 @@ class Trainer:
             moved = moved._replace(obs=shifted(moved.obs, self.rng))
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast:
-            loss, metrics, quantiles, spread = self._losses(*moved, noise, self.scale, pictures)
+            loss, losses, states, spread = self._compiled_model_loss(*moved, noise[0], pictures)
+        policy = self.offer(self._policy_gradient, states, noise[1])
         loss.backward()
-        limit = self.config.max_gradient_norm
-        torch.nn.utils.clip_grad_norm_(self._model_parameters, limit)
-        torch.nn.utils.clip_grad_norm_(self._actor_parameters, limit)
+        torch.nn.utils.clip_grad_norm_(self._model_parameters, self.config.max_gradient_norm)
+        policy_loss, entropy, quantiles = policy()
         self._set_rates(progress)
         self.optimizer.step()
         follow(self.target, self.model.values, self.config.target_rate)
@@ -212,7 +218,15 @@ class Trainer:
         self.updates += 1
         rate = max(self.config.average_rate, 1.0 / (WINDOW * self.updates))
         follow(self.averaged, self.model, min(1.0, rate))
-        return metrics
+        return torch.stack([loss.detach() + policy_loss, *losses, policy_loss, entropy])
+
+    def _policy_gradient(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_policy_loss` returns, once the actor has its clipped gradient."""
+        with self._autocast:
+            loss, entropy, quantiles = self._compiled_policy_loss(states, noise, self.scale)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._actor_parameters, self.config.max_gradient_norm)
+        return loss.detach(), entropy.detach(), quantiles.detach()
 
     def _set_rates(self, progress: float) -> None:
         cfg = self.config
@@ -239,19 +253,19 @@ class Trainer:
         """What learns beside the model, by its name in a checkpoint."""
         return {"target": self.target} | ({"decoder": self.decoder} if self.decoder else {})
 
-    def _compute(
+    def _model_loss(
         self,
         obs: Tensor,
         actions: Tensor,
         rewards: Tensor,
         terminated: Tensor,
         noise: Tensor,
-        scale: Tensor,
         pictures: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Total loss, metrics, value range and latent spread of a batch (shapes as in `Batch`).
+        """Loss of all but the policy, its parts, first latents (B, Z) and spread of latents.
 
-        `pictures` (B, O) are those that windows begin with before they were shifted; with a
+        Of a batch, shapes as in `Batch`, with `noise` (B, A) of the actions that values bootstrap
+        from. `pictures` (B, O) are those that windows begin with before they were shifted; with a
         decoder they are compared with what it makes of their latents.
         """
         model, cfg = self.model, self.config
@@ -259,15 +273,14 @@ class Trainer:
         with torch.no_grad():
             ahead = model.encode(obs[1:])
             last = ahead[-1]
-            greedy = model.value_inputs(last, model.policy(last, noise[0]))
+            greedy = model.value_inputs(last, model.policy(last, noise))
             future = model.number(self.target(greedy)).amin(0)  # (B,)
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
-        z = model.encode(obs[0])
+        first = z = model.encode(obs[0])
         reconstruction = z.new_zeros(())
         if pictures is not None and self.decoder:
             reconstruction = self._reconstruction(self.decoder, z, pictures)
-        policy_loss, entropy, quantiles = self._policy_loss(z.detach(), noise[1], scale)
         states, predicted, reward_logits, ends = [], [], [], []
         for action in actions.unbind(0):
             states.append(z)
@@ -295,12 +308,10 @@ class Trainer:
             + cfg.value * value_loss
             + cfg.termination * end_loss
             + cfg.reconstruction * reconstruction
-            + policy_loss
         )
-        losses = consistency, reward_loss, value_loss, end_loss, reconstruction, policy_loss
-        parts = (loss, *losses, entropy)
+        parts = torch.stack([consistency, reward_loss, value_loss, end_loss, reconstruction])
         spread = ahead.flatten(0, 1).std(0).mean()
-        return loss, torch.stack(parts).detach(), quantiles.detach(), spread
+        return loss, parts.detach(), first.detach(), spread
 
     def _reconstruction(self, decoder: PictureDecoder, z: Tensor, pictures: Tensor) -> Tensor:
         """Squared error () of the newest of stacked pictures (B, O) made from latents (B, Z).
