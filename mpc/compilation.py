@@ -6,15 +6,25 @@ import functools
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
+import torch._dynamo.config
 import torch._functorch.config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger(__name__)
+
+# Two threads that trace with autocast at once can wait for each other for ever: one holds the lock
+# of its cache and wants the interpreter's, the other the other way round (seen with torch 2.13).
+_compiling = threading.RLock()
+# So that `torch.autograd.grad` within a function is compiled with it; older versions cannot.
+_GRADIENTS = (
+    {"trace_autograd_ops": True} if hasattr(torch._dynamo.config, "trace_autograd_ops") else {}
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,13 +87,19 @@ def compiled(function: F, enabled: bool = True) -> F:
     chosen: list[Any] = []  # what to call, from the first call on
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not chosen:
+        if chosen:
+            return run(*args, **kwargs)
+        with _compiling:
             chosen.append(_compile(function, _device_type(args)))
+            return run(*args, **kwargs)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
             # With its gradient, which would else be compiled, and fail, in `backward`.
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            eager = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+            with eager, torch._dynamo.config.patch(_GRADIENTS):
                 return chosen[0](*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]

@@ -1,13 +1,15 @@
 """Compilation: a clean way back to eager code, and the same numbers where it works."""
 
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpc import Plan, Problem, shift
 from mpc.compilation import _warn_of_missing_compiler, compiled, compiler
@@ -107,6 +109,44 @@ def test_what_a_cuda_graph_returns_lasts(monkeypatch: pytest.MonkeyPatch) -> Non
     fast(2.0)
     assert given == [{"triton.cudagraphs": True}]
     assert first.tolist() == same.tolist() == [1.0, 1.0]
+
+
+def test_one_thread_compiles_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that trace with autocast can lock each other out, and nothing ends the wait."""
+    tracing, most = 0, 0
+
+    def trace(x: Tensor) -> Tensor:
+        nonlocal tracing, most
+        tracing += 1
+        most = max(most, tracing)
+        time.sleep(0.05)
+        tracing -= 1
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("mpc.compilation.compiler", lambda: "g++")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: compiled(trace)(torch.zeros(1)), range(4)))
+    assert most == 1
+
+
+@slow
+def test_gradients_are_compiled_with_what_takes_them(caplog: pytest.LogCaptureFixture) -> None:
+    """None is left to autograd, whose steps hold the interpreter's lock."""
+    weight = nn.Parameter(torch.linspace(-1.0, 1.0, 6).view(2, 3))
+
+    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        loss = torch.tanh(x @ weight).square().sum()
+        return loss.detach(), torch.autograd.grad(loss, [weight])[0]
+
+    x = torch.linspace(0.0, 1.0, 8).view(4, 2)
+    expected = gradient(x)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    breaks.clear()
+    for found in (compiled(gradient)(x), compiled(gradient)(x)):
+        torch.testing.assert_close(found, expected)
+    assert not breaks
+    assert not [r for r in caplog.records if r.name.startswith("mpc")]
 
 
 def test_mistakes_in_compiled_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
