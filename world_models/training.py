@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,9 +149,9 @@ class Trainer:
     1 / `average_rate` updates or the last tenth of them. Single sets of weights differ from each
     other by hundreds of return while rates are high.
 
-    `offer(function, *args)` gives a function that returns the result. The default calls it then;
-    another may begin before, in another thread, so that the gradient of the policy is taken beside
-    that of the rest. What comes out is the same.
+    `offer(function, *args)`, if given, returns a function that gives the result, and may begin
+    before that is called, in another thread: the gradient of the policy is taken beside that of the
+    rest. What comes out is the same.
 
     A decoder, where pictures are seen, begins with weights from torch's global generator.
     """
@@ -161,7 +160,7 @@ class Trainer:
         self, model: LatentModel, config: LossConfig, discount: float, seed: int = 0
     ) -> None:
         self.model, self.config, self.discount = model, config, discount
-        self.offer: Callable[..., Callable[[], Any]] = functools.partial
+        self.offer: Callable[..., Callable[[], Any]] | None = None
         device = next(model.parameters()).device
         self.rng = torch.Generator(device=device).manual_seed(seed)
         self.frozen = model.frozen()
@@ -186,7 +185,8 @@ class Trainer:
         self.optimizer = adam(groups, config.lr)
         self.precision = precision_of(config, model)
         self._compiled_model_gradient = compiled(self._model_gradient, config.compile)
-        self._compiled_policy_loss_at = compiled(self._policy_loss_at, config.compile)
+        self._compiled_policy_loss = compiled(self._policy_loss_in_precision, config.compile)
+        self._compiled_encoding = compiled(self._encoding, config.compile)
 
     def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
         """One optimisation step; returns the values named by METRICS, (len(METRICS),).
@@ -201,10 +201,14 @@ class Trainer:
         pictures = moved.obs[0] if self.decoder else None
         if self.model.pictures:
             moved = moved._replace(obs=shifted(moved.obs, self.rng))
-        policy = self.offer(self._policy_gradient, moved.obs[0], noise[1])
-        loss, losses, spread, gradients = self._compiled_model_gradient(*moved, noise[0], pictures)
+        early = self.offer and self.offer(self._policy_gradient_at, moved.obs[0], noise[1])
+        loss, losses, states, spread, gradients = self._compiled_model_gradient(
+            *moved, noise[0], pictures
+        )
         self._take(self._model_parameters, gradients)
-        policy_loss, entropy, quantiles = policy()
+        policy_loss, entropy, quantiles = (
+            early() if early else self._policy_gradient(states, noise[1])
+        )
         self._set_rates(progress)
         self.optimizer.step()
         follow(self.target, self.model.values, self.config.target_rate)
@@ -226,30 +230,36 @@ class Trainer:
         half = self.precision == "bfloat16"
         return torch.autocast(self.scale.device.type, torch.bfloat16, enabled=half)
 
-    def _model_gradient(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    def _model_gradient(
+        self, *arguments: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """What `_model_loss` returns, and the gradient of the loss.
 
         Compiled together they take the interpreter's lock ten times instead of seventy, for which
         a thread that acts would have to be waited for.
         """
         with self._autocast():
-            loss, parts, spread = self._model_loss(*arguments)
-        return loss.detach(), parts, spread, torch.autograd.grad(loss, self._model_parameters)
+            loss, parts, states, spread = self._model_loss(*arguments)
+        gradients = torch.autograd.grad(loss, self._model_parameters)
+        return loss.detach(), parts, states, spread, gradients
 
-    def _policy_gradient(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _policy_gradient(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `_policy_loss` returns, once the actor has its gradient."""
-        loss, entropy, quantiles = self._compiled_policy_loss_at(obs, noise, self.scale)
+        loss, entropy, quantiles = self._compiled_policy_loss(states, noise, self.scale)
         self._take(self._actor_parameters, torch.autograd.grad(loss, self._actor_parameters))
         return loss.detach(), entropy.detach(), quantiles
 
-    def _policy_loss_at(
-        self, obs: Tensor, noise: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`_policy_loss` at the states of observations (B, O)."""
+    def _policy_gradient_at(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same at observations (B, O), before the model's losses have made their states."""
+        return self._policy_gradient(self._compiled_encoding(obs), noise)
+
+    def _encoding(self, obs: Tensor) -> Tensor:
+        with torch.no_grad(), self._autocast():
+            return self.model.encode(obs)
+
+    def _policy_loss_in_precision(self, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with self._autocast():
-            with torch.no_grad():
-                states = self.model.encode(obs)
-            return self._policy_loss(states, noise, scale)
+            return self._policy_loss(*arguments)
 
     def _set_rates(self, progress: float) -> None:
         cfg = self.config
@@ -284,8 +294,8 @@ class Trainer:
         terminated: Tensor,
         noise: Tensor,
         pictures: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of all but the policy, its parts, and the spread of latents.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss of all but the policy, its parts, first latents (B, Z) and spread of latents.
 
         Of a batch, shapes as in `Batch`, with `noise` (B, A) of the actions that values bootstrap
         from. `pictures` (B, O) are those that windows begin with before they were shifted; with a
@@ -300,7 +310,7 @@ class Trainer:
             future = model.number(self.target(greedy)).amin(0)  # (B,)
             returns = n_step_returns(rewards, terminated, future, self.discount)  # (H, B)
 
-        z = model.encode(obs[0])
+        first = z = model.encode(obs[0])
         reconstruction = z.new_zeros(())
         if pictures is not None and self.decoder:
             reconstruction = self._reconstruction(self.decoder, z, pictures)
@@ -334,7 +344,7 @@ class Trainer:
         )
         parts = torch.stack([consistency, reward_loss, value_loss, end_loss, reconstruction])
         spread = ahead.flatten(0, 1).std(0).mean()
-        return loss, parts.detach(), spread
+        return loss, parts.detach(), first.detach(), spread
 
     def _reconstruction(self, decoder: PictureDecoder, z: Tensor, pictures: Tensor) -> Tensor:
         """Squared error () of the newest of stacked pictures (B, O) made from latents (B, Z).
