@@ -21,10 +21,12 @@ logger = logging.getLogger(__name__)
 # Two threads that trace with autocast at once can wait for each other for ever: one holds the lock
 # of its cache and wants the interpreter's, the other the other way round (seen with torch 2.13).
 _compiling = threading.RLock()
-# So that `torch.autograd.grad` within a function is compiled with it; older versions cannot.
-_GRADIENTS = (
+# `torch.autograd.grad` within a function is compiled with it; older versions cannot.
+_TRACING = (
     {"trace_autograd_ops": True} if hasattr(torch._dynamo.config, "trace_autograd_ops") else {}
 )
+# So is the gradient of what it returns, which would else be compiled, and fail, in `backward`.
+_LOWERING = {"force_non_lazy_backward_lowering": True}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,9 +99,8 @@ def compiled(function: F, enabled: bool = True) -> F:
         if chosen[0] is function:
             return function(*args, **kwargs)
         try:
-            # With its gradient, which would else be compiled, and fail, in `backward`.
-            eager = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
-            with eager, torch._dynamo.config.patch(_GRADIENTS):
+            lowering = torch._functorch.config.patch(_LOWERING)
+            with lowering, torch._dynamo.config.patch(_TRACING):
                 return chosen[0](*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]

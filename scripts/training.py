@@ -68,23 +68,22 @@ class TrainingRun:
         self.spec = trainable_spec(settings)
         self.eval_envs = [make_env(settings.env) for _ in range(settings.train.eval_episodes)]
         self.discount = discount_for(self.spec.episode_steps)
-        # CUDA graphs must not be recorded while another thread works on the same GPU.
-        beside = settings.train.overlap is not False and self.device.type != "cuda"
-        own_thread = 1, "learner", prepare_torch, (settings.threads,)
-        self.learner: Executor = ThreadPoolExecutor(*own_thread) if beside else Inline()
-        self.helper = Helper()
         seed = settings.seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = make_model(self.spec, settings.model).to(self.device)
             torch.manual_seed(seed)  # what a trainer draws does not depend on the model's size
             self.trainer = Trainer(self.model, settings.loss, self.discount, seed)
-            if beside:
-                self.trainer.offer = self.helper.offer
         # What the agent acts with while the model learns: a copy of its own.
         acting = copy.deepcopy(self.trainer.frozen)
         self._acting = list(acting.state_dict().values())
         self._learned = list(self.model.state_dict().values())
+        self.learner: Executor = Inline()
+        self.helper = Helper()
+        # CUDA graphs must not be recorded while another thread works on the same GPU.
+        if settings.train.overlap is not False and self.device.type != "cuda":
+            self.learner = ThreadPoolExecutor(1, "learner", prepare_torch, (settings.threads,))
+            self.trainer.offer = self.helper.offer
         assert self.spec.episode_steps is not None
         self.limit, train = self.spec.episode_steps, settings.train  # control steps
         needed = train.frames // self.spec.frames + train.num_envs * self.limit

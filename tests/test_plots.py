@@ -118,6 +118,19 @@ def test_decision_trace(tmp_path: Path, steps: int) -> None:
     assert_picture(tmp_path / "trace.png")
 
 
+def test_the_first_decision_is_not_counted_where_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in what `telic control` prints: it is cold in every cache."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _: drawn.append(figure))
+    for latency in ([900.0], [900.0, np.nan, 30.0, 10.0]):
+        plots.decision_trace(tmp_path / "t.png", np.ones(len(latency)), latency, 20.0, "episode")
+    alone, followed = (figure.axes[1].get_title(loc="left") for figure in drawn)
+    assert alone == "median 900.0 ms, slowest 900.0 ms, 1 of 1 over the control period of 20 ms"
+    assert followed.startswith("after the first: median 20.0 ms, slowest 30.0 ms, 1 of 2 over")
+
+
 def test_planner_table(tmp_path: Path) -> None:
     rows = [
         plots.PlannerScore("grasp", Interval(830.0, 815.0, 840.0), 16.6),

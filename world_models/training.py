@@ -185,7 +185,7 @@ class Trainer:
         self.optimizer = adam(groups, config.lr)
         self.precision = precision_of(config, model)
         self._compiled_model_gradient = compiled(self._model_gradient, config.compile)
-        self._compiled_policy_loss = compiled(self._policy_loss_in_precision, config.compile)
+        self._compiled_policy_loss = compiled(self._policy_loss, config.compile)
         self._compiled_encoding = compiled(self._encoding, config.compile)
 
     def update(self, batch: Batch, progress: float = 0.0) -> Tensor:
@@ -256,10 +256,6 @@ class Trainer:
     def _encoding(self, obs: Tensor) -> Tensor:
         with torch.no_grad(), self._autocast():
             return self.model.encode(obs)
-
-    def _policy_loss_in_precision(self, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with self._autocast():
-            return self._policy_loss(*arguments)
 
     def _set_rates(self, progress: float) -> None:
         cfg = self.config
@@ -366,11 +362,12 @@ class Trainer:
         The entropy of A continuous actions weighs A times as much, as in TD-MPC2. Only the actor
         receives gradients.
         """
-        if isinstance(self.model.action_space, CategoricalActions):
-            gain, q, entropy = self._choosing(self.model.action_space, states, noise, scale)
-        else:
-            q, entropy = self._sampled_value(states, noise)
-            gain = q / scale + self.config.entropy * (entropy * self.model.action_dim)
+        with self._autocast():
+            if isinstance(self.model.action_space, CategoricalActions):
+                gain, q, entropy = self._choosing(self.model.action_space, states, noise, scale)
+            else:
+                q, entropy = self._sampled_value(states, noise)
+                gain = q / scale + self.config.entropy * (entropy * self.model.action_dim)
         ordered = q.detach().sort().values
         low, high = int(0.05 * (len(ordered) - 1)), int(0.95 * (len(ordered) - 1))
         return -gain.mean(), entropy.mean(), ordered[high] - ordered[low]
