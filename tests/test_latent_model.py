@@ -431,9 +431,9 @@ def gradients_of(trainer: Trainer, batch: Batch, part: str) -> dict[str, float]:
     return found
 
 
-def noisy_trainer() -> Trainer:
+def noisy_trainer(**options: Any) -> Trainer:
     """Random weights in all layers, so that no gradient vanishes by initialisation."""
-    trainer = make_trainer()
+    trainer = make_trainer(**options)
     for i, parameter in enumerate(trainer.model.parameters()):
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(i))
     return trainer
@@ -452,19 +452,33 @@ def test_the_other_losses_leave_the_actor_alone(experience: Replay) -> None:
     assert all(size > 1e-4 for size in sizes.values())
 
 
-def test_the_policy_may_learn_in_another_thread(experience: Replay) -> None:
-    """While the gradient of the rest is taken; what comes out is the same, bit for bit."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_policy_may_learn_in_another_thread(experience: Replay, precision: str) -> None:
+    """In the midst of the losses of the rest; what comes out is the same, bit for bit."""
     batches = [experience.sample(16) for _ in range(3)]
-    alone, helped = noisy_trainer(), noisy_trainer()
-    threads = []
+    alone, helped = noisy_trainer(precision=precision), noisy_trainer(precision=precision)
+    threads: list[int] = []
+    midst, learned, heads = threading.Event(), threading.Event(), helped.model.heads
 
     def gradient(function: Callable[..., Any], *args: Tensor) -> Any:
+        assert midst.wait(10)
         threads.append(threading.get_ident())
-        return function(*args)
+        result = function(*args)
+        learned.set()
+        return result
 
+    def heads_after_the_policy(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = heads(*args)
+        midst.set()
+        assert learned.wait(10)
+        return found
+
+    helped.model.heads = heads_after_the_policy
     with ThreadPoolExecutor(1) as pool:
         helped.offer = lambda *work: pool.submit(gradient, *work).result
         for batch in batches:
+            midst.clear()
+            learned.clear()
             torch.testing.assert_close(helped.update(batch), alone.update(batch), rtol=0, atol=0)
     assert len(threads) == len(batches) and threading.get_ident() not in threads
     for name, expected in alone.model.state_dict().items():

@@ -228,7 +228,11 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         half = self.precision == "bfloat16"
-        return torch.autocast(self.scale.device.type, torch.bfloat16, enabled=half)
+        # All threads share one cache, so that what one has cast would depend on the others. Only
+        # one at a time compiles.
+        cache = torch.compiler.is_compiling()
+        device = self.scale.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=cache)
 
     def _model_gradient(
         self, *arguments: Any
